@@ -1,0 +1,53 @@
+"""InfoSteer: make post-training use what pretraining stored, and show whether it did.
+
+Names are loaded on first use, so that importing the package (and the command line's help) needs no torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from infosteer import errors as errors
+    from infosteer import functional as functional
+    from infosteer.core.registry import list_methods as list_methods
+    from infosteer.core.registry import method_info as method_info
+    from infosteer.core.session import Session as Session
+    from infosteer.core.steer import steer as steer
+    from infosteer.methods.interventions.key_lift import Intervention as Intervention
+    from infosteer.methods.params.protect_memory import ProtectMemory as ProtectMemory
+    from infosteer.methods.penalties.key_entropy import EntropyRegularization as EntropyRegularization
+    from infosteer.models import locate as locate
+    from infosteer.training.attach import attach as attach
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "steer": "infosteer.core.steer",
+    "attach": "infosteer.training.attach",
+    "locate": "infosteer.models",
+    "Session": "infosteer.core.session",
+    "Intervention": "infosteer.methods.interventions.key_lift",
+    "EntropyRegularization": "infosteer.methods.penalties.key_entropy",
+    "ProtectMemory": "infosteer.methods.params.protect_memory",
+    "list_methods": "infosteer.core.registry",
+    "method_info": "infosteer.core.registry",
+}
+_MODULES = ("errors", "functional")
+
+__all__ = [*sorted(_HOMES), *_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    if name in _MODULES:
+        return importlib.import_module(f"infosteer.{name}")
+    raise AttributeError(f"module 'infosteer' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,1 @@
+"""The machinery every method shares: contract, configuration, registry, schedules, ledger and session."""

@@ -1,0 +1,1 @@
+"""One folder a method, sorted by the surface it touches. The registry walks them; nothing is listed here."""

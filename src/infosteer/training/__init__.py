@@ -1,0 +1,1 @@
+"""Bridges to Trainer, TRL and accelerate; what depends on their versions stands in ``compat``."""

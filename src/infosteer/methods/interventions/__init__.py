@@ -1,0 +1,1 @@
+"""Methods that edit key coefficients in the forward pass."""

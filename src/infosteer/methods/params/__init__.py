@@ -1,0 +1,1 @@
+"""Methods that change which parameters learn, and how."""

@@ -1,0 +1,1 @@
+"""Methods that add a scalar of the key coefficients to the loss."""

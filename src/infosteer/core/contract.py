@@ -1,0 +1,209 @@
+"""What a method is: one dataclass (its configuration) with the one hook of the surface that it touches.
+
+| surface | the class's hook | gets | gives |
+|---|---|---|---|
+| interventions | ``edit(k, context)`` | key coefficients (..., M) | edited coefficients, same shape and dtype |
+| penalties | ``rows(k)``, ``rows_gradient(k)`` | key coefficients (..., M) | values (...) and gradient (..., M) |
+| params | ``apply(sites)`` | the located sites | a handle that acts around optimizer steps and can be undone |
+
+Methods get tensors and a read-only context, never the trainer. The surface is the parent folder's name and the name is
+the folder's own: neither is declared in the code.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+
+from infosteer.core.config import check_keys, check_settings, setting, suggestion
+from infosteer.core.schedule import Schedule, as_strength
+from infosteer.errors import ConfigError
+from infosteer.models import Site, select_layers
+
+SCOPES = ("train", "policy", "always")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Context:
+    """What a method may know about the moment: the layer (zero-based), the optimizer step and its own strength."""
+
+    layer: int
+    step: int
+    strength: float
+
+
+@dataclasses.dataclass(kw_only=True)
+class Method(abc.ABC):  # noqa: B024 - each surface adds its own abstract hook
+    """Base of every method. ``strength`` scales whatever it does; 0 switches it off without taking it out."""
+
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    strength: float | Schedule = dataclasses.field(
+        default=1.0, metadata={"help": "scales the effect; a number >= 0 or a schedule over steps"}
+    )
+
+    def __post_init__(self) -> None:
+        self.strength = as_strength(self.strength)
+        check_settings(self, self.label())
+
+    @classmethod
+    def label(cls) -> str:
+        """The method's folder name, as recipes write it."""
+        return cls.__module__.removesuffix(".method").rpartition(".")[2]
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> Self:
+        """An instance with named settings, for example ``Intervention.preset("paper")``.
+
+        Raises:
+            ConfigError: a name that the class does not offer.
+        """
+        if name not in cls.presets:
+            raise ConfigError(
+                f"{cls.__name__} has no preset '{name}'" + suggestion(name, cls.presets),
+                where=cls.label(),
+                got=name,
+                expected=", ".join(cls.presets) or "no presets",
+            )
+        return cls(**{**cls.presets[name], **changes})
+
+    @classmethod
+    def from_config(cls, settings: Mapping[str, Any], where: str | None = None) -> Self:
+        """Builds the method from a mapping; unknown keys are refused with the nearest one named.
+
+        Raises:
+            ConfigError: an unknown key, or a value that does not fit.
+        """
+        names = [field.name for field in dataclasses.fields(cls) if field.init]
+        settings = dict(settings)
+        chosen = settings.pop("preset", None)
+        check_keys(settings, [*names, "preset"] if cls.presets else names, where or cls.label())
+        return cls.preset(str(chosen), **settings) if chosen is not None else cls(**settings)
+
+    def to_config(self) -> dict[str, Any]:
+        """The settings as plain data; ``from_config`` gives an equal method back."""
+        config = {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.init}
+        if isinstance(self.strength, Schedule):
+            config["strength"] = self.strength.to_config()
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in config.items()}
+
+    def strength_at(self, step: int, total_steps: int | None) -> float:
+        """Strength at an optimizer step; 0 for a method whose settings ask for nothing."""
+        if self.idle:
+            return 0.0
+        return self.strength.at(step, total_steps) if isinstance(self.strength, Schedule) else float(self.strength)
+
+    @property
+    def idle(self) -> bool:
+        """Whether the settings ask for no effect at all (fraction 0, weight 0)."""
+        return False
+
+    @property
+    def off(self) -> bool:
+        """Whether the method can never have an effect: idle, or strength 0 at every step."""
+        ever = self.strength.ever_positive if isinstance(self.strength, Schedule) else float(self.strength) > 0
+        return self.idle or not ever
+
+
+@dataclasses.dataclass(kw_only=True)
+class SiteMethod(Method):
+    """A method that works on the key coefficients of chosen layers."""
+
+    layers: str | Sequence[int] = dataclasses.field(
+        default="all",
+        metadata={"help": "all, early, middle, late, early+middle, 0-15, or a list of zero-based layers"},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.layers, Sequence) and not isinstance(self.layers, str):
+            self.layers = list(self.layers)
+
+    def select(self, sites: Sequence[Site]) -> list[Site]:
+        """The sites of the chosen layers.
+
+        Raises:
+            ConfigError: layers that the model does not have.
+        """
+        chosen = set(select_layers(self.layers, len(sites)))
+        return [site for index, site in enumerate(sites) if index in chosen]
+
+
+@dataclasses.dataclass(kw_only=True)
+class InterventionMethod(SiteMethod):
+    """Surface ``interventions``: edits key coefficients in the forward pass."""
+
+    scope: str = setting(
+        "train",
+        "train: training forwards only; policy: also no-grad forwards of the trained policy; always: every forward",
+        choices=SCOPES,
+    )
+
+    @abc.abstractmethod
+    def edit(self, k: torch.Tensor, context: Context) -> torch.Tensor:
+        """Edited coefficients for k (..., M); same shape and dtype, never in place, k itself at strength 0."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class PenaltyMethod(SiteMethod):
+    """Surface ``penalties``: adds ``coefficient * sum over layers and rows of rows(k)`` to the loss, rows that carry
+    loss only, divided by the token count of the task loss."""
+
+    @abc.abstractmethod
+    def rows(self, k: torch.Tensor) -> torch.Tensor:
+        """Value per row: k (..., M) -> (...), fp32 (fp64 for fp64), differentiable."""
+
+    @abc.abstractmethod
+    def coefficient(self, num_layers: int, width: int) -> float:
+        """What one row's value in one layer is multiplied by at strength 1, before dividing by the token count."""
+
+    def rows_gradient(self, k: torch.Tensor) -> torch.Tensor:
+        """d rows / d k, (..., M). This default asks autograd; a closed form is cheaper in time and memory."""
+        with torch.enable_grad():
+            leaf = k.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self.rows(leaf).sum(), leaf)
+        return gradient
+
+
+class Handle(abc.ABC):
+    """What a params method leaves behind: called around optimizer steps, and able to undo itself."""
+
+    @abc.abstractmethod
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """Parameters whose optimizer steps concern the method."""
+
+    @abc.abstractmethod
+    def before_step(self, strength: float) -> None:
+        """Runs before an optimizer that holds one of ``parameters()`` steps."""
+
+    @abc.abstractmethod
+    def after_step(self, strength: float) -> None:
+        """Runs after that step."""
+
+    @abc.abstractmethod
+    def undo(self) -> None:
+        """Puts flags and hooks back as they were; trained values stay."""
+
+    @abc.abstractmethod
+    def touched(self) -> bool:
+        """Whether the method has had anything to act on so far."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class ParamMethod(SiteMethod):
+    """Surface ``params``: changes which parameters learn, and how."""
+
+    @abc.abstractmethod
+    def apply(self, sites: Sequence[Site]) -> Handle:
+        """Acts on the parameters of the chosen sites."""
+
+
+SURFACES: dict[str, type[Method]] = {
+    "interventions": InterventionMethod,
+    "penalties": PenaltyMethod,
+    "params": ParamMethod,
+}

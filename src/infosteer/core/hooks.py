@@ -1,0 +1,150 @@
+"""The hooks a session puts on a model: one before each site, and a pair around every module that may be the root."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from infosteer.core.contract import InterventionMethod, PenaltyMethod
+from infosteer.errors import AttachError
+from infosteer.models import Site
+
+if TYPE_CHECKING:
+    from infosteer.core.session import Session
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class SitePlan:
+    """What happens at one site: edits, then penalties with their coefficient, by index of the method."""
+
+    site: Site
+    edits: list[tuple[int, InterventionMethod]] = dataclasses.field(default_factory=list)
+    penalties: list[tuple[int, PenaltyMethod, float]] = dataclasses.field(default_factory=list)
+
+
+class SiteHook:
+    """Pre-hook of a down projection. A copy of the model (a frozen reference, a pickle) gets an inert one."""
+
+    def __init__(self, session: Session | None, plan: SitePlan | None) -> None:
+        self.session, self.plan = session, plan
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        if self.session is None or self.plan is None:
+            return None
+        k: Tensor = args[0]
+        edited = self.session.at_site(self.plan, k)
+        return None if edited is k else (edited, *args[1:])
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SiteHook:
+        return SiteHook(None, None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SiteHook, (None, None)
+
+
+class EntryHook:
+    """Pre- and post-hook of a module that encloses every site. The outermost one that runs opens and closes the call;
+    the inner ones only tell it about their inputs."""
+
+    def __init__(self, session: Session | None) -> None:
+        self.session = session
+        self.opened: list[bool] = []
+
+    @torch.compiler.disable
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Opens the call, or adds to it."""
+        if self.session is None:
+            return
+        call = self.session._open
+        outermost = call is None
+        if call is None:
+            if torch._C._current_graph_task_id() != -1:
+                self.opened.append(False)  # a recompute of the whole decoder: its sites inherit the call in backward
+                return
+            call = self.session.open_call()
+        self.opened.append(outermost)
+        call.read_inputs(module, args, kwargs, self.session.labels_hint)
+
+    @torch.compiler.disable
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """Closes the call that ``before`` opened; runs even when the forward failed (then output is None)."""
+        if self.session is not None and self.opened and self.opened.pop():
+            call = self.session._open
+            if call is not None:
+                call.open = False
+            self.session.close_call(failed=output is None)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> EntryHook:
+        return EntryHook(None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return EntryHook, (None,)
+
+
+def entry_hooks(session: Session, model: nn.Module, site_names: Sequence[str]) -> list[Any]:
+    """Puts entry hooks on the model and on every module between it and its decoder layers."""
+    handles: list[Any] = []
+    parts = [name.split(".") for name in site_names]
+    common = [names[0] for names in zip(*parts, strict=False) if len(set(names)) == 1] if len(parts) > 1 else parts[0]
+    for depth in range(len(common) + 1):
+        module = model.get_submodule(".".join(common[:depth]))
+        if isinstance(module, (nn.ModuleList, nn.ModuleDict)) or module in {site.module for site in session.sites}:
+            break
+        hook = EntryHook(session)
+        # Prepended, so that a user's own pre-hook on the model already runs inside the call.
+        handles.append(module.register_forward_pre_hook(hook.before, prepend=True, with_kwargs=True))
+        handles.append(module.register_forward_hook(hook.after, always_call=True))
+    return handles
+
+
+def refuse_unsteerable(model: nn.Module, already: bool) -> None:
+    """Refuses models on which hooks would be ignored, or be there twice.
+
+    Raises:
+        AttachError: naming the cause and the way out.
+    """
+    if already:
+        raise AttachError(
+            "the model is steered already", fix="call .remove() on its session first, or give all methods in one list"
+        )
+    for name, module in model.named_modules():
+        compiled = (
+            type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
+        )
+        if compiled:
+            raise AttachError(
+                "the model is compiled already: hooks added now would be ignored without a word",
+                where=name or type(model).__name__,
+                fix="steer or attach first, then call torch.compile",
+            )
+
+
+def refuse_rewrapped(model: nn.Module, sites: Sequence[Site]) -> None:
+    """Refuses a model whose down projections were wrapped (PEFT) after the hooks went on: the adapter's path would see
+    the unedited coefficients.
+
+    Raises:
+        AttachError: naming the first such site.
+    """
+    for site in sites:
+        for name, module in model.named_modules():
+            if getattr(module, "base_layer", None) is site.module:
+                raise AttachError(
+                    "the model was wrapped by adapters after it was steered",
+                    where=name,
+                    fix="call get_peft_model first, then steer or attach",
+                )
+
+
+def adapter_layers(model: nn.Module) -> list[nn.Module]:
+    """PEFT's adapter layers in the model."""
+    return [module for module in model.modules() if isinstance(getattr(module, "disable_adapters", None), bool)]
+
+
+def adapters_off(layers: Sequence[Any]) -> bool:
+    """Whether all adapters are switched off: a reference pass through the modules of the policy."""
+    return bool(layers) and all(layer.disable_adapters for layer in layers)

@@ -1,0 +1,113 @@
+"""One root forward and what was seen in it.
+
+A ``Call`` is opened when the outermost module of the model is entered and closed when it returns; whether steering is
+active is decided there, once. Hooks that fire while it is open belong to it; hooks that fire inside a backward are
+recomputes (activation checkpointing) and inherit the call whose backward runs.
+
+Shape letters: B batch, T time, N = B*T rows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from infosteer.errors import AttachError
+from infosteer.ops.masking import loss_rows
+
+IGNORE_INDEX = -100
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class Call:
+    """One root forward: its mode, the rows that carry loss, and the sums that its sites left.
+
+    Attributes:
+        training: the root was in training mode and gradients were enabled.
+        policy: the root was in training mode and its adapters, if any, were on.
+        step: optimizer steps done before this call.
+        strengths: effective strength of every method of the session, in recipe order.
+        measure: sites sum up entropies and changes.
+        rows: (N,) bool, rows that carry loss; None counts every row.
+        scales: gradient scale by (method, coefficient, device), filled when the loss's backward begins.
+        sums: (key) -> running sum over sites, fp32 scalars.
+        fired: layer -> number of firings.
+    """
+
+    training: bool
+    policy: bool
+    step: int
+    strengths: tuple[float, ...]
+    measure: bool
+    values: bool
+    rows: Tensor | None = None
+    weight: Tensor | None = None
+    scales: dict[tuple[int, float, torch.device], Tensor] = dataclasses.field(default_factory=dict)
+    sums: dict[str, Any] = dataclasses.field(default_factory=lambda: defaultdict(float))
+    fired: dict[int, int] = dataclasses.field(default_factory=lambda: defaultdict(int))
+    num_rows: int = 0
+    open: bool = True
+    reentrant: bool = False
+    compiled: bool = False
+
+    def in_scope(self, scope: str) -> bool:
+        """Whether a method of this scope acts in this call."""
+        return scope == "always" or self.training or (scope == "policy" and self.policy)
+
+    def read_inputs(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], hint: Tensor | None
+    ) -> None:
+        """Takes the rows that carry loss from a module's inputs; inner modules overrule outer ones, since wrappers
+        (prompt tuning) may add positions and labels on the way in."""
+        if args:
+            try:
+                kwargs = {**inspect.signature(module.forward).bind_partial(*args).arguments, **kwargs}
+            except TypeError:
+                return
+        shifted, labels, mask = (kwargs.get(name) for name in ("shift_labels", "labels", "attention_mask"))
+        if isinstance(shifted, Tensor):
+            rows = shifted != IGNORE_INDEX
+        elif isinstance(labels, Tensor):
+            rows = loss_rows(labels, IGNORE_INDEX)
+        elif self.rows is None and hint is not None:
+            rows = loss_rows(hint, IGNORE_INDEX)
+        elif self.rows is None and isinstance(mask, Tensor) and mask.dim() == 2:
+            rows = mask != 0
+        else:
+            return
+        if rows.dim() == 2:
+            self.rows = rows.reshape(-1)
+
+    def row_weight(self, k: Tensor) -> Tensor | None:
+        """(N,) fp32, 1 for rows that carry loss, for coefficients k (..., M).
+
+        Raises:
+            AttachError: the model was called with another number of positions than its layers see.
+        """
+        count = k.numel() // k.shape[-1]
+        if self.rows is None:
+            return None
+        if self.rows.numel() != count:
+            raise AttachError(
+                "the labels do not line up with the rows that the layers see",
+                got=f"{self.rows.numel()} label positions, {count} rows",
+                expected="one row of key coefficients for every label position",
+                fix="pass labels (or attention_mask) of the full sequence to the model call",
+            )
+        if self.weight is None or self.weight.device != k.device:
+            self.weight = self.rows.to(device=k.device, dtype=torch.float32)
+        return self.weight
+
+    def matches(self, k: Tensor) -> bool:
+        """Whether coefficients k (..., M) have as many rows as this call."""
+        return self.num_rows in (0, k.numel() // k.shape[-1])
+
+    def token_count(self) -> Tensor | int:
+        """Rows that carry loss, at least 1: what a task loss that is a mean over tokens was divided by."""
+        return max(self.num_rows, 1) if self.rows is None else self.rows.sum().clamp(min=1)

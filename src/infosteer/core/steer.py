@@ -1,0 +1,51 @@
+"""``infosteer.steer``: methods for a model in a loop of one's own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from infosteer.core.contract import Method
+from infosteer.core.session import Session, as_methods
+from infosteer.models import Site, locate
+
+
+def steer(
+    model: nn.Module,
+    methods: Method | Mapping[str, Any] | Sequence[Any],
+    *,
+    trust_structure: bool = False,
+    total_steps: int | None = None,
+    measure_every: int = 10,
+) -> Session:
+    """Attaches methods to a model and proves that every site fires.
+
+    Args:
+        model: a transformers model as it will be called: after PEFT and quantisation, before torch.compile, DDP, FSDP.
+        methods: method instances, an arm's mappings ``{"method": "key_lift", ...}``, or a recipe with one arm.
+        trust_structure: allow the structural search for architectures that the table does not have.
+        total_steps: optimizer steps of the training, for schedules over its fraction.
+        measure_every: optimizer steps between calls that ``session.metrics()`` measures; 0 for the first only.
+
+    Returns:
+        A :class:`~infosteer.core.session.Session`; with penalties, call ``loss = session.loss(loss)`` before backward.
+
+    Raises:
+        ArchitectureError: key coefficients that cannot be located.
+        SiteError: a site that does not fire.
+        AttachError: a compiled or already steered model.
+        ConfigError: settings that do not fit.
+
+    Example:
+        ``with infosteer.steer(model, [infosteer.Intervention(fraction=0.01)]) as session: ...``
+    """
+    chosen = as_methods(methods)
+    sites = find_sites(model, trust_structure=trust_structure)
+    return Session(model, chosen, sites, total_steps=total_steps, measure_every=measure_every)
+
+
+def find_sites(model: nn.Module, *, trust_structure: bool) -> list[Site]:
+    """``locate``, which ``steer`` and ``attach`` share."""
+    return locate(model, trust_structure=trust_structure)

@@ -1,0 +1,158 @@
+"""``infosteer.attach``: methods for a Trainer or TRL trainer instance, in one line."""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from infosteer.core.contract import Method
+from infosteer.core.metrics import PREFIX, summarise
+from infosteer.core.session import Session, as_methods
+from infosteer.core.steer import find_sites
+from infosteer.errors import ArchitectureError, AttachError, NonFiniteLossError
+from infosteer.training.compat import is_measured_step, loss_factor, refuse_trainer
+from infosteer.training.sidecar import write_sidecar
+
+logger = logging.getLogger(__name__)
+
+
+def attach(
+    trainer: Any, methods: Method | Mapping[str, Any] | Sequence[Any], *, trust_structure: bool = False
+) -> Session:
+    """Steers the training of a transformers or TRL trainer instance; call it before ``trainer.train()``.
+
+    The trainer's loss code stays as it is. ``compute_loss`` of this instance is wrapped, since only there are the loss
+    and the number of tokens it was divided by both known; the penalty's gradient joins in the backward. ``loss`` in
+    the logs stays the task loss, comparable between arms; at logging steps it is accompanied by ``infosteer/task_loss``
+    and ``infosteer/penalty`` (both of that step), ``infosteer/entropy`` and ``infosteer/entropy/layer_i`` (nats),
+    ``infosteer/change`` (mean |k' - k|) and ``infosteer/sign_change`` (share of coefficients).
+    Saved models get an ``infosteer.json``. A loss that is not finite stops the training before it reaches the weights.
+
+    Args:
+        trainer: an instance of Trainer, SFTTrainer or a subclass, with its model, not yet training.
+        methods: method instances, an arm's mappings, or a recipe with one arm; an empty list only observes.
+        trust_structure: allow the structural search for architectures that the table does not have.
+
+    Raises:
+        AttachError: DataParallel, a compiled model, a second attach, a trainer that is training already.
+        ArchitectureError: a model whose key coefficients cannot be located.
+        ConfigError: settings that do not fit.
+
+    Example:
+        ``infosteer.attach(trainer, [infosteer.Intervention(), infosteer.EntropyRegularization()])``
+    """
+    refuse_trainer(trainer)
+    chosen = as_methods(methods)
+    try:
+        sites = find_sites(trainer.model, trust_structure=trust_structure)
+    except ArchitectureError as error:
+        if chosen:
+            raise
+        logger.info("no key coefficients are observed: %s", error.what)
+        sites = []
+    session = Session(trainer.model, chosen, sites, measure_every=0)
+    session.values = False
+    bridge = _Bridge(trainer, session)
+    trainer.compute_loss = functools.wraps(trainer.compute_loss)(
+        functools.partial(bridge.compute_loss, trainer.compute_loss)
+    )
+    trainer.log = functools.wraps(trainer.log)(functools.partial(bridge.log, trainer.log))
+    trainer.save_model = functools.wraps(trainer.save_model)(functools.partial(bridge.save_model, trainer.save_model))
+    trainer.add_callback(_StepCallback(session))
+    return session
+
+
+class _Bridge:
+    """What the wrapped methods of one trainer share."""
+
+    def __init__(self, trainer: Any, session: Session) -> None:
+        self.trainer, self.session = trainer, session
+        self.task_loss: list[tuple[torch.Tensor, bool]] = []
+        self._penalties: list[float] = []
+
+    def compute_loss(self, original: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's loss with the penalties coupled to it."""
+        session, trainer = self.session, self.trainer
+        training = model.training and torch.is_grad_enabled()
+        if not training:
+            return original(model, inputs, *args, **kwargs)
+        session.step, session.total_steps = trainer.state.global_step, trainer.state.max_steps or None
+        session.measure_next = is_measured_step(trainer)
+        session.labels_hint = inputs.get("labels") if isinstance(inputs, Mapping) else None
+        result = original(model, inputs, *args, **kwargs)
+        session.labels_hint = None
+        loss = result[0] if isinstance(result, tuple) else result
+        num_items = kwargs.get("num_items_in_batch", args[1] if len(args) > 1 else None)
+        self._check_finite(loss)
+        session.couple(loss, num_items=num_items, factor=loss_factor(trainer, num_items))
+        if session.measure_next:
+            self.task_loss.append((loss.detach(), num_items is None))
+        return result
+
+    def log(self, original: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> Any:
+        """The trainer's log with the values of the last measured step; all processes must come here, as they do."""
+        if "loss" in logs and not any(key.startswith("eval_") for key in logs):
+            logs.update(self._metrics())
+        return original(logs, *args, **kwargs)
+
+    def save_model(self, original: Any, output_dir: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's save, followed by the sidecar."""
+        result = original(output_dir, *args, **kwargs)
+        if self.trainer.args.should_save:
+            write_sidecar(output_dir or self.trainer.args.output_dir, self.session)
+        return result
+
+    def _metrics(self) -> dict[str, float]:
+        accelerator = self.trainer.accelerator
+        sums = self.session.sums()
+        losses, self.task_loss = self.task_loss, []
+        steps = self.trainer.current_gradient_accumulation_steps or 1
+        total = sum(float(loss) / (steps if mean else 1) for loss, mean in losses)
+        keys = sorted(sums)
+        values = torch.tensor([total, *(sums[key] for key in keys)], dtype=torch.float64, device=accelerator.device)
+        if accelerator.num_processes > 1:
+            if accelerator.device.type == "mps":
+                values = values.float()
+            values = accelerator.reduce(values, reduction="sum")
+        metrics = summarise(dict(zip(keys, values[1:].tolist(), strict=True)))
+        if losses:
+            metrics[f"{PREFIX}task_loss"] = float(values[0]) / accelerator.num_processes
+        for method, description in zip(self.session.methods, self.session.describe(), strict=True):
+            if not isinstance(method.strength, float):
+                metrics[f"{PREFIX}strength/{description['method']}"] = method.strength_at(
+                    self.session.step, self.session.total_steps
+                )
+        return metrics
+
+    def _check_finite(self, loss: torch.Tensor) -> None:
+        # On an accelerator this would wait for the device in every step; there only logging steps are checked.
+        if (loss.device.type == "cpu" or self.session.measure_next) and not torch.isfinite(loss.detach()).all():
+            raise NonFiniteLossError(
+                "the training loss is not finite; the weights were not updated with it",
+                where=f"optimizer step {self.trainer.state.global_step + 1}",
+                got=float(loss.detach()),
+                fix="lower the learning rate or the strength; checkpoints saved so far are kept in "
+                f"{self.trainer.args.output_dir}",
+            )
+
+
+class _StepCallback(TrainerCallback):
+    """Finds out methods without effect where no torch optimizer hook ran (engines with their own step)."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.session.check_effects()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        wrapped = kwargs.get("model")
+        if type(wrapped).__name__ == "DataParallel":
+            raise AttachError(
+                "DataParallel copies the model for every forward", fix="launch one process a GPU with accelerate launch"
+            )

@@ -1,0 +1,97 @@
+"""All that depends on the versions of transformers, TRL and accelerate (read at transformers 5.23, TRL 1.16)."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from infosteer.errors import AttachError, ConfigError
+
+PACKAGES = ("infosteer", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
+
+
+def versions() -> dict[str, str]:
+    """Versions of the packages that decide what a training run does; absent ones are left out."""
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def loss_factor(trainer: Any, num_items: torch.Tensor | int | None) -> float:
+    """What ``compute_loss`` multiplied the token-normalised loss by.
+
+    ``num_items`` counts the tokens of every process and DDP averages gradients over processes, so both Trainer and
+    SFTTrainer multiply by the number of processes when they divide by it.
+    """
+    if num_items is None or not getattr(trainer.args, "average_tokens_across_devices", False):
+        return 1.0
+    return float(max(trainer.accelerator.num_processes, trainer.args.n_gpu))
+
+
+def is_measured_step(trainer: Any) -> bool:
+    """Whether the optimizer step now under way ends in a log."""
+    args, state = trainer.args, trainer.state
+    step = state.global_step + 1
+    if step == 1 and args.logging_first_step:
+        return True
+    strategy = str(getattr(args.logging_strategy, "value", args.logging_strategy))
+    if strategy == "steps":
+        every = state.logging_steps or args.logging_steps
+        return bool(every) and step % max(1, int(every)) == 0
+    if strategy == "epoch" and state.max_steps and state.num_train_epochs:
+        return step % max(1, round(state.max_steps / state.num_train_epochs)) == 0
+    return False
+
+
+def refuse_trainer(trainer: Any) -> None:
+    """Refuses trainers in which hooks would be ignored or wrong.
+
+    Raises:
+        AttachError: naming the argument and the way out.
+        ConfigError: an object that is no transformers trainer.
+    """
+    needed = ("args", "model", "compute_loss", "accelerator", "add_callback", "state")
+    missing = [name for name in needed if not hasattr(trainer, name)]
+    if missing:
+        raise ConfigError(
+            "expected a transformers or TRL trainer instance",
+            got=type(trainer).__name__,
+            expected=f"an object with {', '.join(needed)}",
+        )
+    args = trainer.args
+    if trainer.model is None:
+        raise AttachError(
+            "the trainer has no model yet (model_init)", fix="build the trainer with a model, then attach"
+        )
+    if getattr(trainer, "is_in_train", False):
+        raise AttachError("the trainer is training already", fix="attach before trainer.train()")
+    if args.n_gpu > 1:
+        raise AttachError(
+            "DataParallel copies the model for every forward, hooks and all",
+            where="one process, several GPUs",
+            got=f"n_gpu={args.n_gpu}",
+            fix="launch one process a GPU: accelerate launch script.py, or set CUDA_VISIBLE_DEVICES",
+        )
+    if getattr(args, "compute_loss_func", None) is not None or getattr(trainer, "compute_loss_func", None) is not None:
+        raise AttachError(
+            "compute_loss_func makes TRL run a second forward in every step",
+            where="compute_loss_func",
+            fix="subclass the trainer and override compute_loss instead",
+        )
+
+
+def checkpoint_kwargs(trainer: Any) -> Mapping[str, Any]:
+    """The trainer's checkpointing arguments, under either of their names."""
+    args = trainer.args
+    for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        value = getattr(args, name, None)
+        if isinstance(value, Mapping):
+            return value
+    return {}
