@@ -1,0 +1,173 @@
+"""Entropy of the key coefficients of every row, with its gradient in closed form.
+
+A row ``k`` in R^M becomes a distribution ``p`` by one of three normalizations, through weights ``b``:
+
+    magnitude   b = |k|            p = |k| / sum |k|
+    square      b = k^2            p = k^2 / sum k^2
+    softmax     b = exp(k)         p = softmax(k)
+
+With ``S = sum b`` and ``Q = sum b ln b`` (0 ln 0 = 0), in nats:
+
+    H          = ln S - Q / S                  an all-zero row has H = 0 (magnitude, square)
+    dH/db_i    = -(ln b_i - Q / S) / S
+    dH/dk_i    = dH/db_i * db_i/dk_i           db/dk = sgn(k), 2 k, exp(k); 0 where k = 0 (magnitude, square)
+
+H does not change when b is multiplied by a constant, so rows are first divided by their largest magnitude (softmax:
+shifted by the maximum): nothing overflows or underflows. Statistics are float32 for half precision and float32 input,
+float64 for float64. A row with an infinity or a NaN has entropy NaN and gradient NaN.
+
+Source: arXiv 2507.05158, section 4.2; "magnitude" replaces its k / sum k, which is undefined for signed k.
+Shape letters: R rows, M memories.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from infosteer.ops.once import differentiable_once
+from infosteer.ops.select import check_choice, check_floating, rows_per_chunk
+
+NORMALIZATIONS = ("magnitude", "square", "softmax")
+
+# Sums of magnitudes for which ln |k| loses nothing that matters in float32 and no rescaling is needed.
+_EASY_SUM = (1e-3, 1e7)
+
+
+def key_entropy(k: Tensor, normalization: str = "magnitude") -> Tensor:
+    """Entropy of the coefficient distribution of every row, in nats.
+
+    ``H = -sum_i p_i ln p_i`` with ``p = |k| / sum |k|`` ("magnitude"), ``k^2 / sum k^2`` ("square") or ``softmax(k)``.
+
+    Args:
+        k: (..., M) key coefficients, float32, bfloat16, float16 or float64.
+        normalization: how a row becomes a distribution.
+
+    Returns:
+        (...,) float32 (float64 for float64 input), in [0, ln M]. Differentiable
+        once; saves ``k`` and two numbers a row.
+
+    Raises:
+        ConfigError: unknown normalization, or ``k`` not floating.
+
+    Source: arXiv 2507.05158, section 4.2.
+    """
+    check_choice("normalization", normalization, NORMALIZATIONS)
+    check_floating("k", k)
+    out: Tensor = _KeyEntropy.apply(k, normalization)
+    return out
+
+
+def entropy_gradient_rows(
+    k: Tensor, normalization: str = "magnitude", total: Tensor | None = None, center: Tensor | None = None
+) -> Tensor:
+    """``dH/dk`` of rows (R, M): a pure function, float32 statistics (float64 stays).
+
+    Args:
+        k: (R, M) rows.
+        normalization: as in ``key_entropy``.
+        total: (R, 1) S of the rescaled weights, where known.
+        center: (R, 1) Q / S of the rescaled weights, where known.
+
+    Returns:
+        (R, M) float32 (float64 for float64 input), a new tensor.
+    """
+    if normalization == "magnitude" and not torch.compiler.is_compiling() and k.device.type == "cpu":
+        easy = _easy_magnitude_gradient(k)
+        if easy is not None:
+            return easy
+    x, weight, log = _weights(k, normalization)
+    if total is None or center is None:
+        total, center = _moments(weight, log)
+    slope = (log - center) / -total
+    if normalization == "softmax":
+        return slope * weight
+    size = _largest(k)
+    if normalization == "square":
+        return slope * x * (2 / size)
+    return slope * torch.sign(x) / size
+
+
+def _easy_magnitude_gradient(k: Tensor) -> Tensor | None:
+    """The same in fewer passes for rows of ordinary size without zeros, infinities, NaN; None when a row is not so."""
+    size = k.abs().to(_statistics_dtype(k))
+    total = size.sum(dim=1, keepdim=True)
+    log = size.log()
+    weighted = size.mul_(log).sum(dim=1, keepdim=True)  # a zero gives 0 * -inf = NaN here
+    if not bool((weighted.isfinite() & (total > _EASY_SUM[0]) & (total < _EASY_SUM[1])).all()):
+        return None
+    inverse = -1 / total
+    slope = torch.mul(log.sub_(weighted / total), inverse, out=size)
+    return slope.mul_(torch.sign(k))
+
+
+def _statistics_dtype(k: Tensor) -> torch.dtype:
+    return torch.float64 if k.dtype == torch.float64 else torch.float32
+
+
+def _largest(k: Tensor) -> Tensor:
+    """(R, 1) largest magnitude of each row, 1 for an all-zero row."""
+    size = k.abs().amax(dim=1, keepdim=True).to(_statistics_dtype(k))
+    return torch.where(size == 0, torch.ones_like(size), size)
+
+
+def _weights(k: Tensor, normalization: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Rescaled coefficients x, weights b and ln b (0 where x = 0), each (R, M)."""
+    wide = k.to(_statistics_dtype(k))
+    if normalization == "softmax":
+        x = wide - wide.amax(dim=1, keepdim=True)
+        return x, x.exp(), x
+    x = wide / _largest(k)
+    size = x.abs()
+    log = size.log().masked_fill(x == 0, 0.0)
+    if normalization == "square":
+        return x, size * size, 2 * log
+    return x, size, log
+
+
+def _moments(weight: Tensor, log: Tensor) -> tuple[Tensor, Tensor]:
+    """S and Q / S, each (R, 1); S = 1 for an all-zero row, which makes H = 0."""
+    total = weight.sum(dim=1, keepdim=True)
+    total = torch.where(total == 0, torch.ones_like(total), total)
+    return total, (weight * log).sum(dim=1, keepdim=True) / total
+
+
+def _chunks(k: Tensor) -> range:
+    """Starts of chunks of rows; one chunk where launches cost more than memory, and under a compiler, which fuses."""
+    whole = torch.compiler.is_compiling() or k.device.type != "cpu"
+    step = max(1, k.shape[0]) if whole else rows_per_chunk(k.shape[1])
+    return range(0, k.shape[0], step)
+
+
+class _KeyEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, k: Tensor, normalization: str) -> Tensor:
+        rows = k.reshape(-1, k.shape[-1])
+        totals, centers = [], []
+        chunks = _chunks(rows)
+        for start in chunks:
+            _, weight, log = _weights(rows[start : start + chunks.step], normalization)
+            total, center = _moments(weight, log)
+            totals.append(total)
+            centers.append(center)
+        total = torch.cat(totals) if totals else rows.new_empty(0, 1, dtype=_statistics_dtype(k))
+        center = torch.cat(centers) if centers else total
+        ctx.normalization = normalization
+        ctx.save_for_backward(k, total, center)
+        return (total.log() - center).view(k.shape[:-1])
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        k, total, center = ctx.saved_tensors
+        rows = k.reshape(-1, k.shape[-1])
+        chunks = _chunks(rows)
+        result = torch.empty(rows.shape, dtype=k.dtype, device=k.device)
+        factor = grad.reshape(-1, 1)
+        for start in chunks:
+            here = slice(start, start + chunks.step)
+            slope = entropy_gradient_rows(rows[here], ctx.normalization, total[here], center[here])
+            result[here] = slope.mul_(factor[here])
+        return result.view(k.shape), None

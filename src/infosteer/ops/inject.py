@@ -1,0 +1,214 @@
+"""Penalties whose gradient is added in the backward pass, so that the trainer's loss code stays as it is.
+
+``inject`` is the identity on the key coefficients; its backward pass adds the gradient of
+
+    - scale * sum_rows row_weight[row] * H(k[row])
+
+to the gradient that comes from the layers above. ``scale`` is a 0-dim tensor that is read in the backward pass:
+``scale_probe``, an identity on the loss, runs before everything else there and writes into it the number by which the
+loss was really multiplied (micro-batches, world size, an fp16 scaler), times the penalty's own factors.
+
+Why it is right under activation checkpointing: the gradient depends on nothing but ``k``, which is saved in the usual
+way and hence recomputed where the trainer recomputes. ``row_weight`` and ``scale`` are held by reference, not saved: a
+non-reentrant recompute replaces saved tensors only, so those of the original call stay in force, and a write into
+``scale`` between forward and backward is the purpose and no version conflict.
+
+Shape letters: R rows, M memories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from infosteer.errors import ConfigError
+from infosteer.ops.entropy import NORMALIZATIONS, entropy_gradient_rows
+from infosteer.ops.once import differentiable_once
+from infosteer.ops.select import check_choice, check_floating, rows_per_chunk
+
+GradRows = Callable[[Tensor], Tensor]
+
+
+def inject(k: Tensor, row_weight: Tensor | None, scale: Tensor, grad_rows: GradRows) -> Tensor:
+    """Identity on ``k`` whose backward pass adds ``-scale * row_weight[row] * dH/dk``.
+
+    Args:
+        k: (..., M) key coefficients.
+        row_weight: floating, one number a row of ``k`` in any shape of R entries (rows with weight 0 are left alone),
+            or None for all ones.
+        scale: 0-dim floating tensor, read in the backward pass.
+        grad_rows: pure function from rows (R, M) of k's dtype to a new tensor (R, M) ``dH/dk`` in float32 (float64 for
+            float64). Called in the backward pass, perhaps on chunks of rows; every row must be treated on its own.
+
+    Returns:
+        A view of ``k``. Differentiable once; saves ``k`` only.
+
+    Raises:
+        ConfigError: wrong number of row weights, or ``scale`` not a floating 0-dim tensor.
+    """
+    check_floating("k", k)
+    rows = k.numel() // max(1, k.shape[-1])
+    if row_weight is not None and (row_weight.numel() != rows or not row_weight.is_floating_point()):
+        raise ConfigError(
+            "The row weights do not match the rows of k.",
+            where="row_weight",
+            got=f"{row_weight.dtype} with shape {tuple(row_weight.shape)}",
+            expected=f"a floating tensor of {rows} entries",
+        )
+    if scale.dim() != 0 or not scale.is_floating_point():
+        raise ConfigError(
+            "The scale is not a scalar tensor.",
+            where="scale",
+            got=f"{scale.dtype} with shape {tuple(scale.shape)}",
+            expected="a floating tensor of shape ()",
+        )
+    out: Tensor = _Inject.apply(k, row_weight, scale, grad_rows)
+    return out
+
+
+def inject_entropy(k: Tensor, row_weight: Tensor | None, scale: Tensor, normalization: str = "magnitude") -> Tensor:
+    """``inject`` with the entropy of the coefficients: the backward pass adds the gradient of ``-scale * sum w H(k)``.
+
+    Args:
+        k: (..., M) key coefficients.
+        row_weight: one number a row, or None for all ones.
+        scale: 0-dim floating tensor, read in the backward pass.
+        normalization: ``"magnitude"``, ``"square"`` or ``"softmax"``, as in ``key_entropy``.
+
+    Returns:
+        A view of ``k``.
+
+    Raises:
+        ConfigError: unknown normalization, or as ``inject``.
+    """
+    check_choice("normalization", normalization, NORMALIZATIONS)
+    return inject(k, row_weight, scale, partial(entropy_gradient_rows, normalization=normalization))
+
+
+def scale_probe(
+    loss: Tensor,
+    scales: Sequence[Tensor] | Callable[[Tensor], None],
+    factors: Sequence[float | Tensor] | None = None,
+) -> Tensor:
+    """Identity on the loss that tells penalties, first thing in the backward pass, how the loss was scaled.
+
+    The backward pass writes ``grad_output * factors[i]`` into ``scales[i]`` in place (through ``.data``, so that no
+    version counter moves), or calls ``scales(grad_output)`` where a function is given.
+
+    Args:
+        loss: 0-dim loss; returned as it is when it needs no gradient.
+        scales: tensors handed to ``inject`` in the same forward pass, or a function of the 0-dim gradient.
+        factors: one number or 0-dim tensor for each tensor of ``scales``; None for all ones.
+
+    Returns:
+        A view of ``loss``.
+
+    Raises:
+        ConfigError: the loss is not a scalar, or factors and scales differ in number.
+    """
+    if loss.dim() != 0:
+        raise ConfigError("The loss is not a scalar.", where="loss", got=tuple(loss.shape), expected="shape ()")
+    if not callable(scales) and factors is not None and len(factors) != len(scales):
+        raise ConfigError(
+            "Factors and scales differ in number.", where="factors", got=len(factors), expected=len(scales)
+        )
+    if not (loss.requires_grad and torch.is_grad_enabled()):
+        return loss
+    write = scales if callable(scales) else partial(_write, tuple(scales), None if factors is None else tuple(factors))
+    out: Tensor = _ScaleProbe.apply(loss, write)
+    return out
+
+
+def _write(scales: tuple[Tensor, ...], factors: tuple[float | Tensor, ...] | None, grad: Tensor) -> None:
+    for i, scale in enumerate(scales):
+        scale.data.copy_(grad.to(scale.dtype) * (1.0 if factors is None else factors[i]))
+
+
+class _ScaleProbe(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, write: Callable[[Tensor], None]) -> Tensor:
+        ctx.write = write
+        return loss.view_as(loss)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        ctx.write(grad.detach())
+        return grad, None
+
+
+@torch.library.custom_op("infosteer::read_scale", mutates_args=())
+def _read_scale(scale: Tensor, grad: Tensor) -> Tensor:
+    """A copy of ``scale`` that no compiler can take before ``grad`` exists, that is, before the backward pass."""
+    return scale.clone()
+
+
+@_read_scale.register_fake
+def _(scale: Tensor, grad: Tensor) -> Tensor:
+    return torch.empty_like(scale)
+
+
+class _Inject(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, k: Tensor, row_weight: Tensor | None, scale: Tensor, grad_rows: GradRows) -> Tensor:
+        ctx.save_for_backward(k)
+        ctx.row_weight, ctx.scale, ctx.grad_rows = row_weight, scale, grad_rows
+        return k.view_as(k)
+
+    @staticmethod
+    @differentiable_once
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        (k,) = ctx.saved_tensors
+        width = k.shape[-1]
+        k_rows, grad_rows = k.reshape(-1, width), grad.reshape(-1, width)
+        weight = None if ctx.row_weight is None else ctx.row_weight.reshape(-1, 1)
+        if torch.compiler.is_compiling() or k.device.type != "cpu":
+            scale = _read_scale(ctx.scale, grad)
+            slope = ctx.grad_rows(k_rows)
+            factor = -scale.to(slope.dtype) if weight is None else -scale.to(slope.dtype) * weight.to(slope.dtype)
+            total = torch.addcmul(grad_rows.to(slope.dtype), slope, factor).to(grad.dtype)
+            total = torch.where(factor == 0, grad_rows, total)  # left alone even where the slope is not finite
+            return total.view(grad.shape), None, None, None
+        return (
+            _inject_rows(k_rows, grad_rows, weight, -float(ctx.scale), ctx.grad_rows).view(grad.shape),
+            None,
+            None,
+            None,
+        )
+
+
+def _inject_rows(k: Tensor, grad: Tensor, weight: Tensor | None, factor: float, grad_rows: GradRows) -> Tensor:
+    """``grad + factor * weight * grad_rows(k)`` on the CPU, in chunks without the rows of weight 0 at their ends."""
+    if factor == 0.0 or k.numel() == 0:
+        return grad
+    result = torch.empty(grad.shape, dtype=grad.dtype)
+    active = None if weight is None else weight.squeeze(1) != 0
+    step = rows_per_chunk(k.shape[1])
+    for start in range(0, k.shape[0], step):
+        stop = min(start + step, k.shape[0])
+        first, last = start, stop
+        if active is not None:
+            where = active[start:stop].nonzero()
+            first, last = (start + int(where[0]), start + int(where[-1]) + 1) if len(where) else (stop, stop)
+            result[start:first] = grad[start:first]
+            result[last:stop] = grad[last:stop]
+            if first == last:
+                continue
+        slope = grad_rows(k[first:last])
+        here, out = grad[first:last], result[first:last]
+        share = factor if weight is None else weight[first:last].to(slope.dtype) * factor
+        if grad.dtype == slope.dtype and isinstance(share, float):
+            torch.add(here, slope, alpha=share, out=out)
+        elif isinstance(share, Tensor) and grad.dtype == slope.dtype:
+            torch.addcmul(here, slope, share, out=out)
+        else:
+            out.copy_(slope.mul_(share).add_(here))
+        if active is not None and not bool(active[first:last].all()):
+            idle = (~active[first:last]).nonzero().squeeze(1)
+            out[idle] = here[idle]
+    return result

@@ -1,0 +1,241 @@
+"""The intervention: overwrite the smallest key coefficients of every row by a multiple of the row's mean.
+
+Formula, per row ``k`` in R^M with ``I`` the m smallest entries:
+
+    t_i   = alpha * mean_j |k_j| * s_i      reference "magnitude_mean", s_i = -1 if k_i < 0 else +1
+    t_i   = alpha * mean_j k_j              reference "mean"
+    k'_i  = k_i + strength * (t_i - k_i)    for i in I, k'_j = k_j elsewhere
+
+Gradient, with ``c = strength * alpha / M * sum_{i in I} s_i dk'_i`` (``s_i = 1`` and ``sgn = 1`` for "mean"):
+
+    dk_j = dk'_j + c sgn(k_j)                        j not in I
+    dk_i = (1 - strength) dk'_i + c sgn(k_i)         i in I, sgn(0) = 0
+
+and ``c = 0`` when the reference is detached. Outside I the sign of k is that of k', so the backward pass needs the
+output (which the down projection keeps anyway), m indices and m signs, and never k.
+
+Source: arXiv 2507.05158, section 4.1 ("mean" with order "signed"); magnitude variants are ours, see the design notes.
+Shape letters: R rows, M memories, m overwritten entries.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from infosteer.errors import ConfigError
+from infosteer.ops.select import (
+    ORDERS,
+    check_choice,
+    check_floating,
+    count_smallest,
+    rows_per_chunk,
+    smallest,
+    smallest_rows,
+)
+
+REFERENCES = ("magnitude_mean", "mean")
+
+
+def intervene(
+    k: Tensor,
+    fraction: float = 0.01,
+    alpha: float = 1.0,
+    order: str = "magnitude",
+    reference: str = "magnitude_mean",
+    detach_reference: bool = False,
+    strength: float | Tensor = 1.0,
+) -> Tensor:
+    """Overwrite the smallest key coefficients of every row by ``alpha`` times the row's mean.
+
+    ``k'_i = k_i + strength * (alpha * ref(k) * s_i - k_i)`` for the m smallest entries, ``k'_j = k_j`` elsewhere; the
+    mean is ``torch.mean`` in float32 (float64 stays) and the target is cast back to k's dtype. With strength 1 it is
+    exactly the overwrite; with strength 0 or fraction 0, ``k`` itself is returned. ``k`` is never written to.
+
+    Args:
+        k: (..., M) key coefficients, float32, bfloat16, float16 or float64.
+        fraction: share of entries, m = max(1, round(fraction * M)), 0 when fraction is 0.
+        alpha: multiple of the mean that is written.
+        order: ``"magnitude"`` overwrites the smallest ``|k|``, ``"signed"`` the smallest ``k``; ties by index.
+        reference: ``"magnitude_mean"`` writes the mean of ``|k|`` with the sign of the entry (+ for 0), ``"mean"`` the
+            mean of ``k``.
+        detach_reference: treat the mean as a constant in the backward pass.
+        strength: share of the way from k to the overwritten row; a number or a 0-dim tensor without gradient. A tensor
+            on an accelerator, or under a compiler, is never read on the host: strength 0 then gives an equal copy.
+
+    Returns:
+        (..., M) of k's dtype. Differentiable once; saves its own output, m int32 indices and m int8 signs a row.
+
+    Raises:
+        ConfigError: a setting out of range, an unknown choice, or ``k`` not floating.
+
+    Source: arXiv 2507.05158, section 4.1; order "signed" with reference "mean" is its formula.
+    """
+    check_choice("order", order, ORDERS)
+    check_choice("reference", reference, REFERENCES)
+    check_floating("k", k)
+    check_finite("alpha", alpha)
+    m = count_smallest(fraction, k.shape[-1])
+    factor = _strength(strength)
+    if m == 0 or (not isinstance(factor, Tensor) and factor == 0.0):
+        return k
+    out: Tensor = _Intervene.apply(k, m, float(alpha), order, reference, bool(detach_reference), factor)
+    return out
+
+
+def check_finite(name: str, value: object) -> None:
+    """Raise ``ConfigError`` unless ``value`` is a finite number."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ConfigError(f"{name} is not a finite number.", where=name, got=repr(value), expected="a finite number")
+
+
+def _strength(strength: float | Tensor) -> float | Tensor:
+    if not isinstance(strength, Tensor):
+        check_finite("strength", strength)
+        return float(strength)
+    if strength.dim() != 0 or strength.requires_grad:
+        raise ConfigError(
+            "strength is not a plain scalar.",
+            where="strength",
+            got=f"tensor of shape {tuple(strength.shape)}, requires_grad={strength.requires_grad}",
+            expected="a number or a 0-dim tensor without gradient",
+        )
+    if torch.compiler.is_compiling() or strength.device.type != "cpu":
+        return strength
+    return float(strength)
+
+
+def _statistics_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+class _Intervene(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        k: Tensor,
+        m: int,
+        alpha: float,
+        order: str,
+        reference: str,
+        detach_reference: bool,
+        strength: float | Tensor,
+    ) -> Tensor:
+        rows = k.reshape(-1, k.shape[-1])
+        if torch.compiler.is_compiling() or k.device.type != "cpu":
+            index = smallest(rows, m, order)
+            edited, signs = _targets(rows, rows.abs(), index, alpha, reference, strength)
+            out = rows.scatter(1, index, edited)
+            index = index.to(torch.int32)
+        else:
+            out = torch.empty(rows.shape, dtype=k.dtype)
+            index = torch.empty(rows.shape[0], m, dtype=torch.int32)
+            signs = torch.empty(rows.shape[0], m, dtype=torch.int8)
+            step = rows_per_chunk(rows.shape[1])
+            for start in range(0, rows.shape[0], step):
+                here = slice(start, start + step)
+                block = rows[here]
+                magnitude = block.abs()
+                chosen = smallest_rows(block, m, order, magnitude) if m < rows.shape[1] else smallest(block, m, order)
+                edited, signs[here] = _targets(block, magnitude, chosen, alpha, reference, strength)
+                index[here] = chosen
+                out[here].copy_(block).scatter_(1, chosen, edited)
+        out = out.view(k.shape)
+        ctx.settings = (alpha, detach_reference)
+        ctx.strength = None if isinstance(strength, Tensor) else strength
+        extra = (strength,) if isinstance(strength, Tensor) else ()
+        if detach_reference or reference == "mean":  # the backward pass needs no more than the places
+            ctx.save_for_backward(index, *extra)
+        else:
+            ctx.save_for_backward(index, *extra, out, signs)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        alpha, detach_reference = ctx.settings
+        saved = list(ctx.saved_tensors)
+        index = saved.pop(0)
+        strength = saved.pop(0) if ctx.strength is None else ctx.strength
+        width = grad.shape[-1]
+        grad_rows = grad.reshape(-1, width)
+        out_rows = saved[0].reshape(-1, width) if saved else None
+        signs = saved[1] if saved else None
+        spread = None if detach_reference else alpha / width
+        whole = torch.compiler.is_compiling() or grad.device.type != "cpu"
+        if whole:
+            return _backward_rows(grad_rows, index.long(), out_rows, signs, spread, strength, None).view_as(grad), *(
+                (None,) * 6
+            )
+        result = torch.empty(grad_rows.shape, dtype=grad.dtype)
+        step = rows_per_chunk(width)
+        for start in range(0, grad_rows.shape[0], step):
+            here = slice(start, start + step)
+            _backward_rows(
+                grad_rows[here],
+                index[here].long(),
+                None if out_rows is None else out_rows[here],
+                None if signs is None else signs[here],
+                spread,
+                strength,
+                result[here],
+            )
+        return result.view(grad.shape), *((None,) * 6)
+
+
+def _targets(
+    block: Tensor, magnitude: Tensor, index: Tensor, alpha: float, reference: str, strength: float | Tensor
+) -> tuple[Tensor, Tensor]:
+    """What is written at ``index``: values (R, m) of block's dtype, and the signs (R, m) int8 of what was there."""
+    original = block.gather(1, index)
+    source = magnitude if reference == "magnitude_mean" else block
+    target = alpha * source.mean(dim=1, keepdim=True, dtype=_statistics_dtype(block.dtype))
+    target = target.to(block.dtype).expand_as(original)
+    if reference == "magnitude_mean":
+        target = torch.where(original < 0, -target, target)
+    if isinstance(strength, Tensor) or strength != 1.0:
+        wide = _statistics_dtype(block.dtype)
+        start = original.to(wide)
+        moved = (start + strength * (target.to(wide) - start)).to(block.dtype)
+        if isinstance(strength, Tensor):  # the two ends hold exactly, whatever the rounding and even beside infinities
+            moved = torch.where(strength == 1, target, torch.where(strength == 0, original, moved))
+        target = moved
+    return target, torch.sign(original).to(torch.int8)
+
+
+def _backward_rows(
+    grad: Tensor,
+    index: Tensor,
+    out: Tensor | None,
+    signs: Tensor | None,
+    spread: float | None,
+    strength: float | Tensor,
+    result: Tensor | None,
+) -> Tensor:
+    """Gradient of one chunk; ``out`` and ``signs`` are None for "mean", ``spread`` (alpha / M) None when detached."""
+    wide = _statistics_dtype(grad.dtype)
+    at = grad.gather(1, index).to(wide)
+    here = (1 - strength) * at if isinstance(strength, Tensor) or strength != 1.0 else torch.zeros_like(at)
+    full = grad
+    if spread is not None:
+        if signs is None or out is None:
+            share = at.sum(dim=1, keepdim=True) * (spread * strength)
+            here = here + share
+            full = grad + share
+        else:
+            share = torch.where(signs < 0, -at, at).sum(dim=1, keepdim=True) * (spread * strength)
+            here = here + signs * share
+            if result is not None and grad.dtype == wide:
+                full = torch.addcmul(grad, torch.sign(out), share, out=result)
+            else:
+                full = torch.addcmul(grad.to(wide), torch.sign(out).to(wide), share)
+    here = here.to(grad.dtype)
+    if result is None:
+        return full.to(grad.dtype).scatter(1, index, here)
+    if full is not result:
+        result.copy_(full)
+    return result.scatter_(1, index, here)
