@@ -70,7 +70,8 @@ def decoder_layers(path: str, module: nn.Module, layout: FFNLayout) -> tuple[tup
     list_path, blocks = inner(*found)
     if not isinstance(blocks, nn.ModuleList):
         return ()
-    return tuple(inner(join(list_path, name), block) for name, block in blocks.named_children())
+    # Not named_children(), which leaves out a block that is used for several layers.
+    return tuple(inner(join(list_path, str(number)), block) for number, block in enumerate(blocks))
 
 
 def find_decoder(model: nn.Module, layout: FFNLayout | None = None) -> Decoder | None:
@@ -109,7 +110,9 @@ def find_decoder(model: nn.Module, layout: FFNLayout | None = None) -> Decoder |
 
 
 def output_head(model: nn.Module) -> torch.Tensor:
-    """The weight of the output head, shape (V, D), detached and not to be written to; under PEFT the base weight.
+    """The weight of the output head, shape (V, D), detached and not to be written to.
+
+    Under PEFT the base weight without an adapter, or the copy in training where the head is in ``modules_to_save``.
 
     Raises:
         ArchitectureError: the model has no language-model head.

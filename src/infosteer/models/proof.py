@@ -151,7 +151,7 @@ def _dummy_inputs(model: nn.Module) -> dict[str, Any]:
         for key, value in config.to_dict().items()
         if key.endswith(("token_id", "token_index")) and isinstance(value, int)
     }
-    vocabulary = int(configs[1].vocab_size)
+    vocabulary = int(getattr(configs[1], "vocab_size", None) or 2)
     ordinary = [token for token in range(min(vocabulary, len(special) + 2)) if token not in special]
     tokens = [*ordinary, 0, 0][:2]
     input_ids = torch.tensor([tokens], device=device)

@@ -97,7 +97,7 @@ def memory_vectors(site: Site) -> torch.Tensor:
     """The memory vectors of a site: the rows v_i of W_down, so that the FFN's output is ``k @ v`` (plus a bias).
 
     Shape (M, D), detached; a view where the storage allows it, so it must not be written to. Under PEFT these are the
-    base weights, without the adapter.
+    base weights without the adapter, or the copy in training where the projection is in ``modules_to_save``.
 
     Raises:
         SiteError: the weight cannot be read as (M, D) numbers: 4- or 8-bit, on the meta device, or sharded away.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+from typing import cast
+
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -44,9 +47,9 @@ def inner(path: str, module: nn.Module) -> tuple[str, nn.Module]:
     """Step through transparent wrappers and PEFT's copies-to-train to the module that does the work."""
     while True:
         children = module._modules
-        if "modules_to_save" in children and "original_module" in children:
-            copies = children["modules_to_save"]
-            active = next((name for name in getattr(module, "active_adapters", []) if name in copies), None)  # type: ignore[operator]
+        if "original_module" in children:  # peft: copies to train (modules_to_save), or adapters of single tokens
+            copies = cast(Container[str], children.get("modules_to_save") or ())
+            active = next((name for name in getattr(module, "active_adapters", ()) if name in copies), None)
             step = f"modules_to_save.{active}" if active is not None else "original_module"
         else:
             step = next((name for name in _TRANSPARENT if children.get(name) is not None), "")
