@@ -66,8 +66,8 @@ def model_card(report: Mapping[str, Any]) -> str:
     if bits:
         lines.append(
             f"- held-out English: **{bits['model']:.3f} bits per byte**; a Kneser-Ney smoothed bigram model over the "
-            f"same tokens, trained on all the general text: {bits['bigram']:.3f} ({report['held_out_tokens']:,} tokens of "
-            "documents set apart by their hash)."
+            f"same tokens, trained on all the general text: {bits['bigram']:.3f} ({report['held_out_tokens']:,} tokens "
+            "of documents set apart by their hash)."
         )
     else:
         lines.append("- held-out English: not measured, no general text was there.")

@@ -1,0 +1,176 @@
+"""Pretraining on a tiny configuration: two steps, resuming, missing text, bad settings."""
+
+from __future__ import annotations
+
+import json
+import logging
+import lzma
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from infosteer.errors import ConfigError, DataError, NonFiniteLossError, RunError
+from infosteer.lab.corpus import HELD_OUT_SHARE, is_held_out, read_general_text
+from infosteer.training.pretrain import run_pretrain
+from infosteer.training.pretrain_config import PretrainConfig, config_from_recipe
+
+TINY = {
+    "stage": "pretrain",
+    "steps": 4,
+    "batch_size": 4,
+    "sequence_length": 32,
+    "long_every": 3,
+    "long_length": 64,
+    "people": 12,
+    "vocabulary": 450,
+    "tokenizer_rounds": 2,
+    "recall_people": 3,
+    "warmup_steps": 1,
+    "learning_rate": 1e-3,
+    "threads": 1,
+    "architecture": {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _threads():
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def text_folder(tmp_path):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    documents = [
+        f"Document {i}: the {i}th ship sailed to port {i * 7 % 13} and came home late." * 3 for i in range(200)
+    ]
+    with lzma.open(folder / "a.txt.xz", "wt") as stream:
+        stream.write("\n<|endoftext|>\n".join(documents))
+    return folder
+
+
+def recipe(folder=None, **train):
+    data = {"lab": "facts", "general_text": str(folder) if folder else None, "general_files": ["a.txt.xz"]}
+    return {"train": {**TINY, **train}, "data": data}
+
+
+def weights(folder):
+    return load_file(folder / "model" / "model.safetensors")
+
+
+def test_two_runs_agree_and_a_resumed_one_too(text_folder, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    report = run_pretrain(recipe(text_folder), tmp_path / "whole")
+    run_pretrain(recipe(text_folder), tmp_path / "again")
+    paused = run_pretrain(recipe(text_folder, max_minutes=0.0), tmp_path / "parts")
+    assert paused["finished"] is False
+    assert paused["steps"] == 1
+    run_pretrain(recipe(text_folder, save_steps=1, max_minutes=0.0), tmp_path / "parts")
+    assert json.loads((tmp_path / "parts/checkpoint/state.json").read_text())["step"] == 2
+    finished = run_pretrain(recipe(text_folder), tmp_path / "parts")
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert tensor.dtype == torch.bfloat16
+        assert torch.equal(tensor, weights(tmp_path / "again")[name])
+        assert torch.equal(tensor, weights(tmp_path / "parts")[name])
+    assert finished["recall"] == report["recall"]
+    assert finished["bits_per_byte"] == report["bits_per_byte"]
+    assert not (tmp_path / "parts" / "checkpoint").exists()
+
+    assert set(report["bits_per_byte"]) == {"model", "bigram"}
+    assert json.loads(json.dumps(report)) == json.loads((tmp_path / "whole/model/pretraining.json").read_text())
+    assert str(text_folder) not in (tmp_path / "whole/model/pretraining.json").read_text()
+    assert f"{report['bits_per_byte']['bigram']:.3f}" in (tmp_path / "whole/model/README.md").read_text()
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "whole/model")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "whole/model")
+    assert model.config.max_position_embeddings == 64
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
+    assert model.generate(**tokenizer("Ada", return_tensors="pt"), max_new_tokens=2).shape[1] >= 2
+
+
+def test_training_lowers_the_loss(tmp_path) -> None:
+    run_pretrain(recipe(steps=60, learning_rate=1e-2, logging_steps=5), tmp_path)
+    losses = [json.loads(line)["lab"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0] - 1
+
+
+def test_a_missing_folder_is_said_and_lab_text_suffices(tmp_path, caplog) -> None:
+    with caplog.at_level(logging.WARNING):
+        report = run_pretrain(recipe(tmp_path / "nowhere", steps=1), tmp_path / "run")
+    assert "does not exist: training on lab text alone" in caplog.text
+    assert report["bits_per_byte"] == {}
+    assert report["general_tokens_available"] == 0
+    assert "no general English" in (tmp_path / "run/model/README.md").read_text()
+
+
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path) -> None:
+    run_pretrain(recipe(max_minutes=0.0), tmp_path)
+    with pytest.raises(RunError, match="other settings") as caught:
+        run_pretrain(recipe(learning_rate=5e-4), tmp_path)
+    assert "learning_rate=0.001" in str(caught.value)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path) -> None:
+    with pytest.raises(NonFiniteLossError, match="not finite"):
+        run_pretrain(recipe(learning_rate=1e30), tmp_path)
+
+
+def test_held_out_documents_are_set_apart_by_their_text(text_folder) -> None:
+    text = read_general_text(text_folder, ["a.txt.xz"], seed=1, megabytes_per_file=5)
+    other = read_general_text(text_folder, ["a.txt.xz"], seed=2, megabytes_per_file=5)
+    assert len(text.train) + len(text.held_out) == 200
+    assert 0 < len(text.held_out) < 5 * 200 / HELD_OUT_SHARE
+    assert all(is_held_out(document) for document in text.held_out)
+    assert not any(is_held_out(document) for document in text.train)
+    assert text.train != other.train
+    assert set(text.train) == set(other.train)
+    assert len(read_general_text(text_folder, ["a.txt.xz"], seed=1, megabytes_per_file=0.001).train) < 10
+
+
+def test_unreadable_text_is_said_plainly(text_folder) -> None:
+    (text_folder / "b.txt.xz").write_bytes(b"not xz")
+    (text_folder / "c.txt").write_text("\n<|endoftext|>\n")
+    for name in ("b.txt.xz", "c.txt", "missing.txt"):
+        with pytest.raises(DataError, match=name):
+            read_general_text(text_folder, [name], seed=1, megabytes_per_file=5)
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "words"),
+    [
+        ("train", "learning_rat", 1, "did you mean learning_rate?"),
+        ("data", "general_tetx", "x", "did you mean general_text?"),
+        ("train", "steps", 0, "at least 1"),
+        ("train", "learning_rate", float("nan"), "positive"),
+        ("train", "lab_share", 1.5, "0 to 1"),
+        ("data", "lab", "sums", "expected: facts"),
+    ],
+)
+def test_bad_settings_are_said_plainly(section: str, key: str, value: object, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config_from_recipe({section: {key: value}})
+    assert words in str(caught.value)
+
+
+def test_the_shipped_recipe_is_the_default() -> None:
+    from pathlib import Path
+
+    import yaml
+
+    shipped = yaml.safe_load((Path(__file__).parents[2] / "recipes/lab-pretrain.yaml").read_text())
+    config = config_from_recipe(shipped)
+    assert shipped["train"]["stage"] == "pretrain"
+    assert config.steps > 1000
+    assert config.general_files
+    assert {key: getattr(PretrainConfig(), key) for key in shipped["train"] if key != "stage"} == {
+        key: value for key, value in shipped["train"].items() if key != "stage"
+    }
