@@ -48,11 +48,11 @@ def test_value_and_gradient(normalization, dtype, width, batch, spread, seed):
     assert dk.dtype == dtype
     want = reference_gradient(k, normalization)
     if k.numel():
-        scale = want.abs().amax(-1, keepdim=True) + 1e-30
         tolerance = {torch.float64: 1e-11, torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}[dtype]
-        # float16 gradients below its smallest normal number lose digits; one row of one entry has no entropy to change
-        error = (dk.double() - want).abs() - (6e-8 if dtype == torch.float16 else 0.0)
-        assert width == 1 or bool((error / scale < tolerance).all())
+        # In rows close to one-hot the reference itself loses digits to cancellation; float16 has no digits below 6e-8.
+        floor = 6e-8 if dtype == torch.float16 else 1e-13
+        bound = tolerance * want.abs().amax(-1, keepdim=True) + floor
+        assert bool(((dk.double() - want).abs() < bound).all()) or width == 1
 
 
 @pytest.mark.parametrize("normalization", ["magnitude", "square"])

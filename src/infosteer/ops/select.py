@@ -6,15 +6,13 @@ everything else.
 
 How the CPU path gets there without sorting: rows are mapped to integers that sort in the same order, and split into G
 interleaved groups. The m + 1 smallest values of a row lie in the m + 1 groups with the smallest minima, so a top-k over
-M / G minima and another over (m + 1) * G candidates replace one over M. If value m + 1 equals value m the set is not
-unique; only such rows are done again, with the index made part of the key.
+M / G minima (found in the same way) and another over (m + 1) * G candidates replace one over M. If value m + 1 equals
+value m the set is not unique; only such rows are done again, with the index made part of the key.
 
 Shape letters: R rows, M width, m chosen entries, G group size, W = M // G minima a row.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import Tensor
@@ -25,6 +23,8 @@ ORDERS = ("magnitude", "signed")
 
 # Elements of a chunk of rows: large enough that calls into torch cost nothing, small enough for a shared cache.
 CHUNK_ELEMENTS = 1 << 20
+
+_GROUP = 4
 
 # Bit patterns of +inf: anything above is a NaN.
 _INFINITY = {
@@ -144,13 +144,13 @@ def smallest_rows(k: Tensor, m: int, order: str, magnitude: Tensor | None = None
     index = index[:, :m]
     if not bool(unclear.any()):
         return index
-    # Equal entries at the boundary, or NaN among the chosen: rank by (below, at, above the threshold; index).
-    rows = unclear.nonzero().squeeze(-1)
-    bits = bits[rows].clamp_max_(infinity + 1)
-    threshold = threshold[rows].clamp_max(infinity + 1).unsqueeze(-1)
-    columns = _columns(bits, torch.int32)
-    keys = torch.where(bits > threshold, columns + k.shape[1], columns)
-    keys = torch.where(bits < threshold, columns - k.shape[1], keys)
+    # Equal entries at the boundary, or NaN among the chosen: rank by (below, at, above the threshold; index). Clamping
+    # to the threshold's neighbours gives -1, 0, 1 without a comparison that might overflow, and makes all NaN equal.
+    rows = unclear.nonzero().squeeze(1)
+    threshold = threshold[rows].clamp_max(infinity + 1).unsqueeze(1)
+    around = bits[rows].clamp_(threshold - 1, (threshold + 1).clamp_max(infinity + 1)).sub_(threshold)
+    around = around.to(torch.int32) if around.dtype == torch.int16 else around
+    keys = around.mul_(k.shape[1]).add_(_columns(around, around.dtype))
     index = index.clone()
     index[rows] = _top(keys, m)[1]
     return index
@@ -172,25 +172,24 @@ def _columns(like: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.arange(like.shape[-1], device=like.device, dtype=dtype)
 
 
-def _top(keys: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """The n smallest keys of each row (R, M), ascending, and their columns; among equal keys any column."""
+def _top(keys: Tensor, n: int, ascending: bool = True) -> tuple[Tensor, Tensor]:
+    """The n smallest keys of each row (R, M), and their columns; among equal keys any column."""
     rows, width = keys.shape
-    group = round(math.sqrt(width / n))  # balances M / G minima against n * G candidates
-    if group < 3:
-        values, index = keys.topk(n, dim=1, largest=False, sorted=True)
+    if width < 2 * _GROUP * n:
+        values, index = keys.topk(n, dim=1, largest=False, sorted=ascending)
         return values, index
-    minima = width // group
-    covered = group * minima
-    grouped = keys[:, :covered].unflatten(1, (group, minima))  # group j holds columns j, j + W, j + 2 W, ...
-    winners = grouped.amin(dim=1).topk(n, dim=1, largest=False, sorted=False).indices
-    candidates = grouped.gather(2, winners.unsqueeze(1).expand(rows, group, n)).view(rows, group * n)
+    minima = width // _GROUP
+    covered = _GROUP * minima
+    grouped = keys[:, :covered].unflatten(1, (_GROUP, minima))  # group j holds columns j, j + W, j + 2 W, ...
+    winners = _top(grouped.amin(dim=1), n, ascending=False)[1]
+    candidates = grouped.gather(2, winners.unsqueeze(1).expand(rows, _GROUP, n)).view(rows, _GROUP * n)
     if covered < width:
         candidates = torch.cat([candidates, keys[:, covered:]], dim=1)
-    values, place = candidates.topk(n, dim=1, largest=False, sorted=True)
+    values, place = candidates.topk(n, dim=1, largest=False, sorted=ascending)
     member = place // n
     index = winners.gather(1, place - member * n) + member * minima
     if covered < width:
-        index = torch.where(place < group * n, index, place + (covered - group * n))
+        index = torch.where(place < _GROUP * n, index, place + (covered - _GROUP * n))
     return values, index
 
 

@@ -1,0 +1,135 @@
+"""Speed of the tensor maths beside plain PyTorch and beside the layer that it is added to.
+
+Everything is run in turn, round after round, in one process; the figures are medians over rounds, and shares are medians of
+the ratios within a round, so that a busy machine disturbs both sides alike. "plain layer again" shows the noise.
+
+    python benchmarks/ops.py [--rounds 15] [--threads 2] [--rows 512] [--hidden 896] [--width 4864] [--dtype float32]
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from infosteer.ops.inject import inject_entropy
+from infosteer.ops.intervene import intervene
+
+FRACTION = 0.01
+
+
+class Layer(torch.nn.Module):
+    """Attention and a gated FFN, with a place for one function of the key coefficients."""
+
+    def __init__(self, hidden: int, width: int, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.heads = max(1, hidden // 64)
+        self.qkvo = torch.nn.ModuleList(torch.nn.Linear(hidden, hidden, bias=False, dtype=dtype) for _ in range(4))
+        self.gate, self.up = (torch.nn.Linear(hidden, width, bias=False, dtype=dtype) for _ in range(2))
+        self.down = torch.nn.Linear(width, hidden, bias=False, dtype=dtype)
+
+    def forward(self, x: Tensor, steer: Callable[[Tensor], Tensor] | None) -> Tensor:
+        b, t, d = x.shape
+        h = functional.layer_norm(x, (d,))
+        q, k, v = (linear(h).view(b, t, self.heads, -1).transpose(1, 2) for linear in self.qkvo[:3])
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.qkvo[3](mixed.transpose(1, 2).reshape(b, t, d))
+        h = functional.layer_norm(x, (d,))
+        coefficients = functional.silu(self.gate(h)) * self.up(h)
+        return x + self.down(coefficients if steer is None else steer(coefficients))
+
+
+def naive_intervene(k: Tensor) -> Tensor:
+    m = max(1, round(FRACTION * k.shape[-1]))
+    index = torch.sort(k.detach().abs(), dim=-1, stable=True).indices[..., :m]
+    mask = torch.zeros_like(k, dtype=torch.bool).scatter(-1, index, True)
+    mean = k.float().abs().mean(-1, keepdim=True)
+    return torch.where(mask, torch.where(k < 0, -mean, mean).to(k.dtype), k)
+
+
+def naive_intervene_topk(k: Tensor) -> Tensor:
+    m = max(1, round(FRACTION * k.shape[-1]))
+    index = torch.topk(k.detach().abs(), m, dim=-1, largest=False).indices
+    mask = torch.zeros_like(k, dtype=torch.bool).scatter(-1, index, True)
+    mean = k.float().abs().mean(-1, keepdim=True)
+    return torch.where(mask, torch.where(k < 0, -mean, mean).to(k.dtype), k)
+
+
+def naive_entropy_loss(k: Tensor) -> Tensor:
+    p = k.float().abs()
+    p = p / p.sum(-1, keepdim=True)
+    return -torch.special.xlogy(p, p).sum()
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rows", type=int, default=512)
+    parser.add_argument("--hidden", type=int, default=896)
+    parser.add_argument("--width", type=int, default=4864)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    dtype = getattr(torch, options.dtype)
+
+    layer = Layer(options.hidden, options.width, dtype)
+    x = torch.randn(1, options.rows, options.hidden, dtype=dtype, requires_grad=True)
+    k = (functional.silu(torch.randn(options.rows, options.width)) * torch.randn(options.rows, options.width)).to(dtype)
+    k.requires_grad_()
+    upstream = torch.randn_like(k)
+    scale = torch.tensor(1e-6)
+
+    def through_layer(steer: Callable[[Tensor], Tensor] | None) -> Callable[[], object]:
+        return lambda: layer(x, steer).sum().backward()
+
+    def alone(function: Callable[[Tensor], Tensor]) -> Callable[[], object]:
+        return lambda: torch.autograd.grad(function(k), k, upstream)
+
+    def lift(k: Tensor) -> Tensor:
+        return intervene(k, FRACTION)
+
+    def penalise(k: Tensor) -> Tensor:
+        return inject_entropy(k, None, scale)
+
+    works: dict[str, Callable[[], object]] = {
+        "plain layer": through_layer(None),
+        "layer + intervene": through_layer(lift),
+        "layer + inject_entropy": through_layer(penalise),
+        "layer + both": through_layer(lambda k: penalise(lift(k))),
+        "plain layer again": through_layer(None),
+        "intervene alone": alone(lift),
+        "  naive, sort": alone(naive_intervene),
+        "  naive, topk": alone(naive_intervene_topk),
+        "inject_entropy alone": alone(penalise),
+        "  naive entropy loss": lambda: torch.autograd.grad(naive_entropy_loss(k), k),
+    }
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for work in works.values():  # first calls allocate and pick kernels
+        work()
+    for _ in range(options.rounds):
+        for name, work in works.items():
+            times[name].append(timed(work))
+
+    print(f"rows {options.rows}, d {options.hidden}, M {options.width}, {options.dtype}, {options.threads} threads")
+    print(f"{'forward + backward':<26}{'median ms':>10}{'best ms':>10}{'of layer':>10}{'over plain':>12}")
+    for name, values in times.items():
+        share = statistics.median(a / b for a, b in zip(values, times["plain layer"], strict=True))
+        over = f"{share - 1:+.1%}" if "layer" in name else ""
+        print(f"{name:<26}{1e3 * statistics.median(values):>10.2f}{1e3 * min(values):>10.2f}{share:>10.1%}{over:>12}")
+
+
+if __name__ == "__main__":
+    main()
