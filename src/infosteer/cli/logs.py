@@ -1,0 +1,43 @@
+"""InfoSteer's own log messages on stderr; the libraries below it keep to errors."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+
+_PROGRESS = "infosteer.training.pretrain"  # a plain loop whose log lines are its progress
+
+
+class _Once(logging.Filter):
+    """Lets a message through once, whatever its numbers: every arm and seed would repeat it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name == _PROGRESS:
+            return True
+        key = re.sub(r"[\d.]+", "#", record.getMessage())
+        new = key not in self._seen
+        self._seen.add(key)
+        return new
+
+
+def show_log(main: bool = True) -> None:
+    """Print the package's warnings (only errors on other ranks); with --debug its notes too."""
+    debug = os.environ.get("INFOSTEER_DEBUG", "") not in ("", "0")
+    logger = logging.getLogger("infosteer")
+    logger.setLevel(logging.ERROR if not main else logging.INFO if debug else logging.WARNING)
+    logging.getLogger(_PROGRESS).setLevel(logging.INFO if main else logging.ERROR)
+    if not logger.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+        handler.addFilter(_Once())
+        logger.addHandler(handler)
+        logger.propagate = False
+    # read when transformers and the hub client are first imported, which is later than this
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

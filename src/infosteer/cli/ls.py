@@ -1,0 +1,61 @@
+"""``infosteer ls``: which methods there are."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def ls(
+    pattern: Annotated[str, typer.Argument(help="Shell pattern, e.g. 'penalties/*'.")] = "*",
+    recipes: Annotated[bool, typer.Option("--recipes", help="List shipped recipes instead of methods.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List methods by surface and name, or the shipped recipes."""
+    from infosteer.cli.console import make_console, print_json
+    from infosteer.core.config import nearest
+    from infosteer.errors import ConfigError
+
+    rows = _recipes(pattern) if recipes else _methods(pattern)
+    if not rows and pattern != "*":
+        known = [row["name"] for row in (_recipes("*") if recipes else _methods("*"))]
+        close = nearest(pattern, [*known, *(name.split("/")[-1] for name in known)])
+        raise ConfigError(
+            f"No {'recipe' if recipes else 'method'} matches this pattern.",
+            got=pattern,
+            expected=", ".join(known),
+            fix=f"did you mean {close!r}?" if close else None,
+        )
+    if json:
+        print_json(rows)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in rows[0] if rows else ["name"]:
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(*row.values())
+    make_console().print(table)
+
+
+def _methods(pattern: str) -> list[dict[str, str]]:
+    from infosteer.core.registry import list_methods, method_info
+
+    infos = [method_info(name) for name in list_methods(pattern)]
+    return [{"name": f"{i.surface}/{i.name}", "status": i.status, "summary": i.summary} for i in infos]
+
+
+def _recipes(pattern: str) -> list[dict[str, str]]:
+    import fnmatch
+
+    from infosteer.core.config import load_yaml
+    from infosteer.experiments.recipe import shipped_recipes
+
+    rows = []
+    for name, path in shipped_recipes().items():
+        if fnmatch.fnmatch(name, pattern):
+            description = str((load_yaml(path) or {}).get("description", "")).strip()
+            rows.append({"name": name, "description": " ".join(description.split())})
+    return rows

@@ -1,0 +1,79 @@
+"""The ``infosteer`` command: one file a verb, and one place that turns errors into exit codes.
+
+Nothing heavy is imported here: ``infosteer --help`` must not wait for torch.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from infosteer.cli import demo, env, locate, ls, new, run, show, validate
+
+app = typer.Typer(
+    name="infosteer",
+    help="Steer how language models use the knowledge in their feed-forward layers while they are post-trained.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for name, function in {
+    "run": run.run,
+    "demo": demo.demo,
+    "validate": validate.validate,
+    "locate": locate.locate,
+    "ls": ls.ls,
+    "show": show.show,
+    "new": new.new,
+    "env": env.env,
+}.items():
+    app.command(name)(function)
+
+
+def _version(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(version("infosteer"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show full tracebacks (also: INFOSTEER_DEBUG=1).")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of every verb."""
+    if debug:
+        os.environ["INFOSTEER_DEBUG"] = "1"
+
+
+def main() -> None:
+    """Entry point: 0 on success, 1 on errors, 2 on bad usage, 130 when interrupted."""
+    from infosteer.errors import InfoSteerError
+
+    try:
+        app()
+    except KeyboardInterrupt:
+        _fail("Interrupted. What is finished is kept; the same command goes on from there.", 130)
+    except InfoSteerError as error:
+        _fail(f"Error: {error}", 1)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe went away, as `infosteer ls | head` does
+        raise SystemExit(1) from None
+    except Exception as error:
+        _fail(f"Unexpected error ({type(error).__name__}): {error}\n  This should not happen: please report it.", 1)
+
+
+def _fail(text: str, code: int) -> None:
+    if os.environ.get("INFOSTEER_DEBUG", "") not in ("", "0"):
+        raise  # called from an except block only
+    typer.echo(text, err=True)
+    if code == 1:
+        typer.echo("  (full traceback: infosteer --debug ..., or INFOSTEER_DEBUG=1)", err=True)
+    raise SystemExit(code) from None

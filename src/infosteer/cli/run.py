@@ -1,0 +1,78 @@
+"""``infosteer run``: train and evaluate every arm of a recipe."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def run(
+    recipe: Annotated[str, typer.Argument(help="A YAML file, or a shipped recipe's name (`infosteer ls --recipes`).")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, e.g. train.learning_rate=1e-4.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The run's folder [default: runs/<recipe's name>].")
+    ] = None,
+    skip_bad_rows: Annotated[
+        bool, typer.Option("--skip-bad-rows", help="Count unusable training rows instead of stopping.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print results.json instead of tables.")] = False,
+) -> None:
+    """Train every arm from every seed, evaluate, and compare. The same command again goes on where it stopped."""
+    changes = check_overrides(overrides)
+    if skip_bad_rows:
+        changes.append("data.skip_bad_rows=true")
+    execute(recipe, changes, output, json=json)
+
+
+def check_overrides(overrides: list[str] | None) -> list[str]:
+    """The overrides, or bad usage (exit code 2) when one has no ``=``."""
+    for item in overrides or []:
+        if "=" not in item:
+            raise typer.BadParameter(f"{item!r} is not of the form key=value, e.g. train.learning_rate=1e-4")
+    return list(overrides or [])
+
+
+def execute(recipe: str | dict[str, Any], overrides: list[str], output: Path | None, *, json: bool) -> None:
+    """Run and print what came out; also when an arm failed, since the others' results are there."""
+    from infosteer.cli.logs import show_log
+    from infosteer.cli.progress import make_reporter
+    from infosteer.errors import RunError
+    from infosteer.experiments.run import run as run_recipe
+
+    main = int(os.environ.get("RANK", "0")) == 0
+    show_log(main)
+    try:
+        path = run_recipe(recipe, output, overrides=overrides, reporter=make_reporter())
+    except RunError as error:
+        failed = error.where if isinstance(error.where, Path) and error.where.name == "results.json" else None
+        if failed is not None and main:
+            print_results(failed.parent, json=json)
+        raise
+    if main:
+        print_results(path, json=json)
+
+
+def print_results(path: Path, *, json: bool) -> None:
+    """The tables of a run's results.json and where it lies; a pretraining run has none."""
+    from infosteer.cli.console import make_console, print_json
+    from infosteer.experiments.results import read_results
+
+    file = path / "results.json"
+    if not file.is_file():
+        typer.echo(str(path))
+        return
+    results = read_results(file)
+    if json:
+        print_json(results)
+        return
+    from infosteer.experiments.table import tables
+
+    console = make_console()
+    for table in tables(results):
+        console.print(table)
+    console.print(f"results: {file}", markup=False, soft_wrap=True)

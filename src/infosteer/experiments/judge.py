@@ -1,0 +1,75 @@
+"""The recipe's evaluation sets: read before the first step, scored after every training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from infosteer.experiments.recipe import EvaluateSettings, Recipe
+from infosteer.experiments.schema import to_plain
+
+if TYPE_CHECKING:
+    from infosteer.evaluation import EvalSet
+
+
+def load_sets(recipe: Recipe) -> dict[str, EvalSet]:
+    """Every evaluation set by name. Raises: InfoSteerError for a set that cannot be read."""
+    from infosteer.evaluation import load_set
+
+    return {
+        name: load_set(name, _spec(settings), skip_bad_rows=settings.skip_bad_rows)
+        for name, settings in recipe.evaluate.items()
+    }
+
+
+def evaluate_sets(
+    model: Any,
+    tokenizer: Any,
+    sets: Mapping[str, EvalSet],
+    recipe: Recipe,
+    *,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, dict[str, Any]]:
+    """What the model does on every set, as plain data.
+
+    Returns: name -> ``measures`` (means), ``examples`` (measure -> score of each example, None where it has none),
+        ``failures`` (counts), ``samples`` and ``settings``.
+    """
+    from infosteer.evaluation import evaluate
+
+    judged = {}
+    for name, rows in sets.items():
+        batch_size = recipe.evaluate[name].batch_size
+        result = evaluate(model, tokenizer, [rows], batch_size=batch_size, progress=progress)[name]
+        judged[name] = {
+            "measures": result.measures,
+            "examples": {key: [_or_none(v) for v in values] for key, values in result.per_example.items()},
+            "failures": result.failures,
+            "samples": result.samples,
+            "settings": result.settings,
+        }
+    return judged
+
+
+def overlaps(train_rows: Iterable[Mapping[str, Any]], sets: Mapping[str, EvalSet]) -> dict[str, int]:
+    """Set -> how many of its questions are trained on, where there are any."""
+    from infosteer.evaluation import overlap
+
+    rows = list(train_rows)
+    counts = {name: overlap(rows, one) for name, one in sets.items()}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _spec(settings: EvaluateSettings) -> dict[str, Any]:
+    plain: dict[str, Any] = to_plain(settings)
+    options = plain.pop("options")
+    for key in ("batch_size", "skip_bad_rows"):
+        plain.pop(key)
+    if not plain["fields"]:
+        plain.pop("fields")
+    return {**{key: value for key, value in plain.items() if value is not None}, **options}
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value

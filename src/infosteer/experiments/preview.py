@@ -1,0 +1,65 @@
+"""What a recipe would do, before it does it: sizes, layers, and the first rows as the model will see them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from infosteer.experiments.judge import load_sets
+from infosteer.experiments.recipe import Recipe
+from infosteer.experiments.run import check_layers, training_rows
+from infosteer.training.encode import IGNORED, encode_rows
+from infosteer.training.loading import load_tokenizer
+
+
+def preview(recipe: Recipe, count: int) -> dict[str, Any]:
+    """Check everything that needs no weights, and describe it.
+
+    Returns: ``summary`` (text by name) and ``rows``: the first ``count`` rows with their tokens, each with its text, id
+        and whether it carries loss.
+
+    Raises: InfoSteerError for whatever a run would refuse at its start.
+    """
+    rows = training_rows(recipe, recipe.seeds[0])
+    sets = load_sets(recipe)
+    check_layers(recipe)
+    tokenizer = load_tokenizer(recipe.model)
+    train = recipe.train
+    options = {"completion_only_loss": train.completion_only_loss, "max_length": train.max_length}
+    encoded = encode_rows(rows, tokenizer, **options)  # type: ignore[arg-type]
+    lengths = [len(row["input_ids"]) for row in encoded.rows]
+    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    steps = train.max_steps if train.max_steps > 0 else math.ceil(len(lengths) / batch * train.num_train_epochs)
+    warmup = train.warmup_steps * steps if train.warmup_steps < 1 else train.warmup_steps
+    summary = {
+        "recipe": recipe.name or "(no name)",
+        "model": recipe.model,
+        "arms": "; ".join(f"{name}: {_arm(methods)}" for name, methods in recipe.arms.items()),
+        "baseline": recipe.baseline,
+        "seeds": f"{', '.join(map(str, recipe.seeds))} ({len(recipe.arms) * len(recipe.seeds)} trainings)",
+        "training rows": f"{len(rows)} from {recipe.data.train}; {rows.skipped} bad rows skipped",
+        "tokens a row": f"{min(lengths)} to {max(lengths)}, mean {sum(lengths) / len(lengths):.0f}",
+        "cut at max_length": f"{encoded.truncated} rows; {encoded.dropped} dropped, no label left",
+        "steps": f"about {steps} of {batch} rows, on one device"
+        + ("; the warm-up never ends" if warmup >= steps else ""),
+        "loss on": "the completion" if train.completion_only_loss else "prompt and completion",
+        "adapter": "none, all weights" if train.peft is None else f"{train.peft.method}, rank {train.peft.r}",
+        "evaluation": "; ".join(f"{name}: {len(one.rows)} rows, {one.scoring}" for name, one in sets.items()),
+    }
+    return {"summary": summary, "rows": [_row(row, tokenizer) for row in encoded.rows[:count]]}
+
+
+def _arm(methods: tuple[dict[str, Any], ...]) -> str:
+    return ", ".join(str(method["method"]) for method in methods) or "plain"
+
+
+def _row(row: dict[str, list[int]], tokenizer: Any) -> dict[str, Any]:
+    tokens = [
+        {"text": tokenizer.decode([token]), "id": token, "loss": label != IGNORED}
+        for token, label in zip(row["input_ids"], row["labels"], strict=True)
+    ]
+    return {
+        "tokens_total": len(tokens),
+        "tokens_with_loss": sum(token["loss"] for token in tokens),
+        "tokens": tokens,
+    }

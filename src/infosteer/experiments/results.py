@@ -1,0 +1,109 @@
+"""results.json: what all finished trainings of a run say together, recomputed from their per-example outcomes."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from infosteer.errors import RunError
+from infosteer.experiments.environment import environment
+from infosteer.experiments.recipe import Recipe
+from infosteer.experiments.rundir import RunDir, write_atomic
+
+SCHEMA = 1
+RESAMPLES = 10_000
+QUICK_RESAMPLES = 500  # while trainings are still missing
+
+
+def write_results(recipe: Recipe, folder: RunDir) -> Path:
+    """Rewrite results.json from the outcome files; whoever reads it meanwhile sees the old or the new one."""
+    outcomes = [
+        outcome
+        for seed in recipe.seeds
+        for arm in recipe.arms
+        if (outcome := folder.read_outcome(arm, seed)) is not None
+    ]
+    whole = len(outcomes) == len(recipe.seeds) * len(recipe.arms)
+    results = build_results(recipe, outcomes, resamples=RESAMPLES if whole else QUICK_RESAMPLES)
+    write_atomic(folder.results_file, json.dumps(results, indent=1, allow_nan=False) + "\n")
+    return folder.results_file
+
+
+def build_results(
+    recipe: Recipe, outcomes: Sequence[Mapping[str, Any]], *, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """Arms, summary, comparisons, failures and notes of outcomes.
+
+    Means and 95 % bootstrap intervals resample seeds and examples (with one seed examples only: a note says so);
+    comparisons pair an arm with the baseline by seed and example.
+    """
+    from infosteer.evaluation import analyse
+
+    finished = [outcome for outcome in outcomes if outcome["status"] == "finished"]
+    scores = _scores(recipe, finished)
+    judged: dict[str, list[Any]] = {"summary": [], "comparisons": [], "notes": []}
+    if scores:
+        compared = recipe.baseline in scores
+        judged = analyse(scores, baseline=recipe.baseline if compared else None, resamples=resamples)
+        if not compared:
+            judged = {**judged, "comparisons": []}
+    return {
+        "schema": SCHEMA,
+        "environment": environment(),
+        "arms": [{"arm": o["arm"], "seed": o["seed"], "metrics": o["metrics"]} for o in finished],
+        "summary": judged["summary"],
+        "comparisons": judged["comparisons"],
+        "failures": [
+            {"arm": o["arm"], "seed": o["seed"], "error": o["error"]} for o in outcomes if o["status"] == "failed"
+        ],
+        "notes": _notes(recipe, finished, len(outcomes), [note["note"] for note in judged["notes"]]),
+    }
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """A results.json. Raises: RunError for a file that is missing, damaged, or of another schema."""
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError("The results cannot be read.", where=path, got=error) from None
+    if not isinstance(results, dict) or results.get("schema") != SCHEMA:
+        raise RunError("This is not a results file of this version.", where=path, expected=f"schema {SCHEMA}")
+    return results
+
+
+def _scores(recipe: Recipe, finished: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, dict[str, list[float]]]]:
+    """arm -> seed -> metric -> score of every example, NaN where it has none; arms in the recipe's order."""
+    found: dict[str, dict[int, dict[str, list[float]]]] = {arm: {} for arm in recipe.arms}
+    for outcome in finished:
+        found[outcome["arm"]][outcome["seed"]] = {
+            f"{name}/{measure}": [math.nan if value is None else float(value) for value in values]
+            for name, measures in outcome["examples"].items()
+            for measure, values in measures.items()
+            if any(value is not None for value in values)
+        }
+    return {arm: seeds for arm, seeds in found.items() if seeds}
+
+
+def _notes(recipe: Recipe, finished: Sequence[Mapping[str, Any]], known: int, found: list[str]) -> list[str]:
+    notes = []
+    trainings = len(recipe.arms) * len(recipe.seeds)
+    if len(recipe.seeds) == 1:  # one line instead of one for every arm
+        notes.append("one seed: intervals cover the choice of examples, not of the seed")
+    else:
+        notes += found
+    if recipe.arms[recipe.baseline]:
+        notes.append(f"no arm without methods: differences are against the first arm, {recipe.baseline}")
+    if len(recipe.arms) > 2:
+        notes.append("p-values are not corrected for the number of comparisons")
+    if known < trainings:
+        notes.append(f"{trainings - known} of {trainings} trainings are not finished: numbers are preliminary")
+    for outcome in finished:
+        for name, count in outcome["train"]["overlap"].items():
+            notes.append(f"{name}: {count} of its questions are also trained on")
+        for name, facts in outcome["sets"].items():
+            if facts["failures"].get("too_long"):
+                notes.append(f"{name}: {facts['failures']['too_long']} examples are longer than the model's context")
+    return list(dict.fromkeys(notes))

@@ -1,0 +1,150 @@
+"""Turns plain data into keyword dataclasses, strictly: what is not declared is refused, with the nearest name.
+
+A field's metadata may hold ``minimum``, ``above`` (exclusive), ``maximum`` and ``help``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from infosteer.core.config import nearest
+from infosteer.errors import ConfigError
+from infosteer.experiments.source import KeyPath, Source, dotted
+
+T = TypeVar("T")
+
+
+def unknown_key(key: object, names: Iterable[str], path: KeyPath, source: Source) -> ConfigError:
+    """The error for a key that is not declared; the caller raises it."""
+    names = list(names)
+    close = nearest(key, names)
+    return ConfigError(
+        f"Unknown key {dotted((*path, str(key)))!r}.",
+        where=source.at((*path, str(key))),
+        expected=", ".join(names),
+        fix=f"did you mean {close!r}?" if close else "remove the key, or see `docs/recipes.md`",
+    )
+
+
+def build(cls: type[T], data: object, path: KeyPath, source: Source) -> T:
+    """An instance of the dataclass ``cls`` from a mapping.
+
+    Raises: ConfigError for unknown keys at any depth, wrong types, values out of bounds, and missing keys.
+    """
+    if not isinstance(data, Mapping):
+        raise _wrong(data, "a mapping of keys to values", path, source)
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in fields:
+            raise unknown_key(key, fields, path, source)
+        here = (*path, str(key))
+        values[str(key)] = convert(hints[key], value, here, source)
+        _check_bounds(values[str(key)], fields[key].metadata, here, source)
+    for name, f in fields.items():
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and name not in values:
+            raise ConfigError(f"The key {dotted((*path, name))!r} is missing.", where=source.at(path))
+    return cls(**values)
+
+
+def convert(hint: Any, value: object, path: KeyPath, source: Source) -> Any:
+    """One value as the annotated type; int is taken for float, whole floats for int, never bool for a number."""
+    if hint is Any:
+        return value
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return _convert_union(hint, value, path, source)
+    if hint is type(None):
+        if value is None:
+            return None
+        raise _wrong(value, "null", path, source)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value, path, source)  # type: ignore[arg-type]
+    if origin is Literal:
+        choices = get_args(hint)
+        if value in choices:
+            return value
+        close = nearest(value, [str(c) for c in choices])
+        fix = f"did you mean {close!r}?" if close else None
+        raise _wrong(value, " | ".join(map(str, choices)), path, source, fix=fix)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise _wrong(value, "a list", path, source)
+        return tuple(convert(get_args(hint)[0], item, (*path, i), source) for i, item in enumerate(value))
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise _wrong(value, "a mapping", path, source)
+        return {str(key): convert(get_args(hint)[1], item, (*path, str(key)), source) for key, item in value.items()}
+    return _convert_scalar(hint, value, path, source)
+
+
+def _convert_scalar(hint: type, value: object, path: KeyPath, source: Source) -> Any:
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise _wrong(value, "a finite number", path, source)
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
+        return value
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+    fix = "quote it" if hint is str else None
+    raise _wrong(value, words.get(hint, hint.__name__), path, source, fix=fix)
+
+
+def _convert_union(hint: Any, value: object, path: KeyPath, source: Source) -> Any:
+    options = get_args(hint)
+    if value is None and type(None) in options:
+        return None
+    errors = []
+    for option in (o for o in options if o is not type(None)):
+        try:
+            return convert(option, value, path, source)
+        except ConfigError as error:
+            errors.append(error)
+    if len(errors) == 1 or (isinstance(value, Mapping) and len(errors) > 1):
+        raise errors[-1]  # the mapping's own error says more than "one of these types"
+    raise _wrong(value, " or ".join(str(e.expected) for e in errors), path, source)
+
+
+def _check_bounds(value: object, metadata: Mapping[str, Any], path: KeyPath, source: Source) -> None:
+    if value is None or isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if "minimum" in metadata and value < metadata["minimum"]:
+        raise _wrong(value, f">= {metadata['minimum']}", path, source, what="is out of range")
+    if "above" in metadata and value <= metadata["above"]:
+        raise _wrong(value, f"> {metadata['above']}", path, source, what="is out of range")
+    if "maximum" in metadata and value > metadata["maximum"]:
+        raise _wrong(value, f"<= {metadata['maximum']}", path, source, what="is out of range")
+
+
+def _wrong(
+    value: object,
+    expected: str,
+    path: KeyPath,
+    source: Source,
+    *,
+    fix: str | None = None,
+    what: str = "has the wrong type",
+) -> ConfigError:
+    name = dotted(path) or "the recipe"
+    return ConfigError(
+        f"{name} {what}.", where=source.at(path), got=f"{value!r} ({type(value).__name__})", expected=expected, fix=fix
+    )
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as plain YAML/JSON data; the inverse of ``build``."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return value

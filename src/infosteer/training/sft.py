@@ -1,0 +1,290 @@
+"""One supervised fine-tuning run with TRL: load, attach the arm's methods, train, hand the model back.
+
+With equal seeds every arm starts from the same weights and sees the same rows in the same order; a run that was killed
+goes on from its last whole checkpoint and ends, on CPU, with the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infosteer.errors import ConfigError, InfoSteerError, RunError
+from infosteer.training.encode import Encoded, encode_rows
+from infosteer.training.loading import load_model, load_tokenizer
+from infosteer.training.settings import TrainSettings
+
+LogLine = Callable[[dict[str, Any]], None]
+_WHOLE = "whole"  # file that marks a trainer checkpoint as completely written
+_DDP_TIMEOUT_S = 6 * 3600  # other ranks wait while the first one evaluates
+
+
+@dataclass(kw_only=True)
+class Trained:
+    """What one arm and seed gave: the model in evaluation mode, hooks still attached until ``close``."""
+
+    model: Any
+    tokenizer: Any
+    session: Any
+    steps: int
+    train_loss: float
+    seconds: float
+    encoded: Encoded
+    main_process: bool
+    wait: Callable[[], None] = field(repr=False)
+
+    def close(self) -> None:
+        """Detach the methods; the model is the caller's."""
+        self.session.remove()
+
+
+def train_sft(
+    *,
+    model: str,
+    rows: Sequence[Mapping[str, Any]],
+    settings: TrainSettings,
+    methods: Sequence[Any],
+    seed: int,
+    output_dir: Path,
+    trust_structure: bool = False,
+    on_log: LogLine | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Trained:
+    """Train one arm from one seed.
+
+    Args:
+        model: ``embedded``, a folder, or a hub id.
+        rows: prompt and completion, as text or as chat messages.
+        methods: instances or mappings, as ``infosteer.attach`` takes them; empty for plain training.
+        output_dir: holds trainer checkpoints while training and the final model afterwards (``settings.save_model``).
+        on_log: called on the main process with every log line (step, epoch, loss, ...).
+        on_step: called on the main process with the steps done and their number: at the start (0, or where it resumes)
+            and after every step.
+
+    Raises: InfoSteerError for models that cannot be loaded, rows without labels, settings that the trainer refuses, a
+        loss that is not finite, and a GPU whose memory is full.
+    """
+    tokenizer = load_tokenizer(model)
+    encoded = encode_rows(
+        rows, tokenizer, completion_only_loss=settings.completion_only_loss, max_length=settings.max_length
+    )
+    with _quiet():
+        trainer = _build_trainer(model, tokenizer, encoded, settings, seed, output_dir)
+        if on_log is not None or on_step is not None:
+            trainer.add_callback(_make_log_callback(on_log, on_step))
+        from infosteer import attach
+
+        session = attach(trainer, list(methods), **({"trust_structure": True} if trust_structure else {}))
+        started = time.monotonic()
+        try:
+            outcome = trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+            if settings.save_model:
+                trainer.save_model(str(output_dir))
+        except BaseException as error:
+            session.remove()
+            if type(error).__name__ == "OutOfMemoryError":
+                raise RunError(
+                    "The GPU ran out of memory.",
+                    where="train.per_device_train_batch_size",
+                    got=settings.per_device_train_batch_size,
+                    fix="halve it and double train.gradient_accumulation_steps, or set train.gradient_checkpointing",
+                ) from error
+            raise
+        if trainer.accelerator.is_main_process:
+            _drop_checkpoints(output_dir)
+    trained = trainer.accelerator.unwrap_model(trainer.model)
+    _ready_for_evaluation(trained, settings)
+    return Trained(
+        model=trained,
+        tokenizer=tokenizer,
+        session=session,
+        steps=int(outcome.global_step),
+        train_loss=float(outcome.training_loss),
+        seconds=time.monotonic() - started,
+        encoded=encoded,
+        main_process=trainer.accelerator.is_main_process,
+        wait=trainer.accelerator.wait_for_everyone,
+    )
+
+
+def last_checkpoint(output_dir: Path) -> str | None:
+    """The newest trainer checkpoint that was written to its end, or None."""
+    whole = [path for path in output_dir.glob("checkpoint-*") if (path / _WHOLE).is_file()]
+    newest = max(whole, key=checkpoint_step, default=None)
+    return None if newest is None else str(newest)
+
+
+def checkpoint_step(path: str | Path | None) -> int:
+    """The optimiser step of a trainer checkpoint; 0 for None."""
+    return int(Path(path).name.rpartition("-")[2]) if path else 0
+
+
+def _build_trainer(
+    model: str, tokenizer: Any, encoded: Encoded, settings: TrainSettings, seed: int, output_dir: Path
+) -> Any:
+    import torch
+    from datasets import Dataset
+    from transformers.trainer_callback import PrinterCallback
+    from trl import SFTConfig, SFTTrainer
+
+    on_gpu = torch.accelerator.is_available()
+    bf16 = settings.bf16
+    if bf16 is None:
+        bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    report_to = settings.report_to if isinstance(settings.report_to, str) else list(settings.report_to)
+    try:
+        arguments = SFTConfig(
+            output_dir=str(output_dir),
+            seed=seed,
+            data_seed=seed,
+            learning_rate=settings.learning_rate,
+            num_train_epochs=settings.num_train_epochs,
+            max_steps=settings.max_steps if settings.max_steps > 0 else -1,
+            per_device_train_batch_size=settings.per_device_train_batch_size,
+            gradient_accumulation_steps=settings.gradient_accumulation_steps,
+            warmup_steps=settings.warmup_steps if settings.warmup_steps < 1 else int(settings.warmup_steps),
+            weight_decay=settings.weight_decay,
+            lr_scheduler_type=settings.lr_scheduler_type,
+            max_grad_norm=settings.max_grad_norm,
+            optim=settings.optim,
+            gradient_checkpointing=None,  # type: ignore[arg-type]  # old name of the next; TRL's default for it would win
+            activation_checkpointing=settings.gradient_checkpointing,
+            activation_checkpointing_kwargs={"use_reentrant": False} if settings.gradient_checkpointing else None,
+            bf16=bf16,
+            use_cpu=not on_gpu,
+            dataloader_pin_memory=on_gpu,
+            # rows are tokenised and cut by encode_rows; only packing is left to TRL
+            dataset_kwargs=None if settings.packing else {"skip_prepare_dataset": True},
+            max_length=settings.max_length if settings.packing else None,
+            packing=settings.packing,
+            padding_free=settings.padding_free,
+            logging_steps=settings.logging_steps,
+            logging_nan_inf_filter=False,
+            save_strategy="no" if settings.save_steps is None else "steps",
+            save_steps=settings.save_steps or 500,
+            save_total_limit=2,
+            report_to=report_to,
+            disable_tqdm=True,
+            log_level="error",
+            ddp_timeout=_DDP_TIMEOUT_S,
+        )
+        trainer = SFTTrainer(
+            model=load_model(model, dtype=settings.dtype),
+            args=arguments,
+            train_dataset=Dataset.from_list(encoded.rows),
+            processing_class=tokenizer,
+            peft_config=_peft_config(settings),
+        )
+    except InfoSteerError:
+        raise
+    except (ValueError, TypeError, ImportError, KeyError) as error:
+        raise ConfigError(
+            "The trainer does not take these settings.", where="train", got=f"{type(error).__name__}: {error}"
+        ) from error
+    if str(trainer.accelerator.distributed_type).rpartition(".")[2] not in ("NO", "MULTI_GPU", "MULTI_CPU"):
+        raise ConfigError(
+            "`infosteer run` shards no parameters: every process must hold the whole model to evaluate it.",
+            got=trainer.accelerator.distributed_type,
+            expected="one process, or data parallel processes (DDP)",
+            fix="for FSDP or DeepSpeed call infosteer.attach(trainer, ...) in a script of your own",
+        )
+    trainer.remove_callback(PrinterCallback)
+    if settings.save_steps is not None:
+        trainer.add_callback(_make_checkpoint_callback())
+    return trainer
+
+
+def _peft_config(settings: TrainSettings) -> Any:
+    if settings.peft is None:
+        return None
+    from peft import LoraConfig
+
+    target = settings.peft.target_modules
+    return LoraConfig(
+        r=settings.peft.r,
+        lora_alpha=settings.peft.alpha,
+        lora_dropout=settings.peft.dropout,
+        target_modules=target if isinstance(target, str) else list(target),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _make_log_callback(on_log: LogLine | None, on_step: Callable[[int, int], None] | None) -> Any:
+    from transformers import TrainerCallback
+
+    class LogCallback(TrainerCallback):
+        """Hands the trainer's log lines to the caller instead of printing them."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if on_step is not None and state.is_world_process_zero:
+                on_step(int(state.global_step), int(state.max_steps))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if on_step is not None and state.is_world_process_zero:
+                on_step(int(state.global_step), int(state.max_steps))
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            if on_log is not None and logs and state.is_world_process_zero:
+                on_log({"step": int(state.global_step), **logs})
+
+    return LogCallback()
+
+
+def _make_checkpoint_callback() -> Any:
+    from transformers import TrainerCallback
+
+    class CheckpointCallback(TrainerCallback):
+        """Marks a checkpoint as whole once everything in it has been written."""
+
+        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.is_world_process_zero:
+                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
+
+    return CheckpointCallback()
+
+
+def _drop_checkpoints(output_dir: Path) -> None:
+    for path in output_dir.glob("checkpoint-*"):
+        shutil.rmtree(path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        output_dir.rmdir()  # only succeeds when no model was to be kept
+
+
+def _ready_for_evaluation(model: Any, settings: TrainSettings) -> None:
+    """Undo what training needs and generation does not: checkpointing, and a switched-off key-value cache."""
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_disable()
+    model.config.use_cache = True
+    model.eval()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the libraries' bars and notes for a while; what users must know is raised or logged by InfoSteer."""
+    import datasets
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    bars = transformers_logging.is_progress_bar_enabled()
+    dataset_bars = datasets.are_progress_bars_disabled()
+    trl_logger = logging.getLogger("trl")
+    trl_level = trl_logger.level
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    trl_logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        trl_logger.setLevel(trl_level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if not dataset_bars:
+            datasets.enable_progress_bars()
