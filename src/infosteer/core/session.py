@@ -11,13 +11,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from infosteer.core.contract import Context, Handle, InterventionMethod, Method, ParamMethod, PenaltyMethod
+from infosteer.core.coupling import couple, new_scales, penalty_value
+from infosteer.core.effects import check_effects
 from infosteer.core.hooks import (
     SiteHook,
     SitePlan,
@@ -30,9 +32,9 @@ from infosteer.core.hooks import (
 from infosteer.core.ledger import Call
 from infosteer.core.measure import FirstBatch, measure_penalty, measure_site
 from infosteer.core.metrics import summarise
-from infosteer.core.registry import build_method, describe_method, key_of
+from infosteer.core.registry import describe_method, key_of
 from infosteer.core.steps import StepHooks
-from infosteer.errors import AttachError, ConfigError, NoEffectError, SiteError
+from infosteer.errors import SiteError
 from infosteer.models import Site, prove
 from infosteer.ops.inject import inject
 
@@ -83,9 +85,9 @@ class Session:
         self._in_backward: list[Call] = []
         self._measured: list[Call] = []
         self._first_batch: FirstBatch | None = FirstBatch() if self._active(InterventionMethod) else None
-        self._coupled_once = False
+        self._coupled = False
         self._checked = False
-        self._effect: bool | None = None  # whether the first batch's edits changed anything; None: none were seen
+        self._edits_changed: bool | None = None  # by the first batch's edits; None where none were due
         self._clock: torch.optim.Optimizer | None = None  # the optimizer whose steps are counted
 
         self._adapters = adapter_layers(model)
@@ -148,51 +150,27 @@ class Session:
             The loss to call ``backward()`` on; ``loss`` itself when no penalty is active.
         """
         calls = self.couple(loss, num_items=num_items)
-        value = sum((self.penalty_value(call, num_items=num_items) for call in calls), start=loss.new_zeros(()))
         if not calls:
             return loss
-        return loss + value.to(loss.dtype)
+        value = sum((penalty_value(call, num_items=num_items).to(loss.device) for call in calls), torch.zeros(()))
+        return loss + value.to(loss)
 
     def couple(self, loss: Tensor, *, num_items: Tensor | int | None = None, factor: float = 1.0) -> list[Call]:
-        """Lets the backward of ``loss`` scale the penalties of the pending calls; gives these calls.
+        """Couples the penalties of the model calls since the last time to ``loss``, in gradient only.
 
-        ``factor`` is what the task loss was multiplied by besides (world size).
+        ``factor`` is what the task loss was multiplied by besides (world size). Returns the calls concerned.
         """
         calls, self._pending = self._pending, []
-        self._coupled_once = self._coupled_once or bool(calls)
+        self._coupled = self._coupled or bool(calls)
         calls = [call for call in calls if call.scales]
         if not calls or not loss.requires_grad:
             return []
-        if len(calls) > 1 and any(call.reentrant for call in calls):
-            raise AttachError(
-                "several forwards before one backward cannot be told apart under reentrant checkpointing",
-                got=f"{len(calls)} forwards",
-                fix="use gradient_checkpointing_kwargs={'use_reentrant': False}",
-            )
 
-        def fill_scales(gradient: Tensor) -> None:
+        def begin() -> None:
             self._in_backward = calls
-            for call in calls:
-                divisor = num_items if num_items is not None else call.token_count()
-                divisor = torch.as_tensor(divisor, device=gradient.device).clamp(min=1)
-                for (index, coefficient, _), scale in call.scales.items():
-                    # inject() subtracts; written through .data, since a version counter would take it for a conflict.
-                    value = gradient.detach().float() * (-coefficient * call.strengths[index] * factor) / divisor
-                    scale.data.copy_(value)
 
-        # A hook on the loss runs before any site's backward, and sees whatever multiplied the loss since.
-        loss.register_hook(fill_scales)
+        couple(loss, calls, num_items=num_items, factor=factor, on_backward=begin)
         return calls
-
-    def penalty_value(self, call: Call, *, num_items: Tensor | int | None = None, factor: float = 1.0) -> Tensor:
-        """Value of all penalties in one call, divided like its task loss; 0 where the call summed up none."""
-        divisor = num_items if num_items is not None else call.token_count()
-        total = torch.zeros(())
-        for index, method in enumerate(self.methods):
-            if isinstance(method, PenaltyMethod) and f"penalty/{index}" in call.sums:
-                term = call.sums[f"penalty/{index}"] * (call.strengths[index] * factor)
-                total = total.to(term.device) + term / torch.as_tensor(divisor, device=term.device).clamp(min=1)
-        return total
 
     def metrics(self) -> dict[str, float]:
         """Values of the last measured step, see :func:`infosteer.core.metrics.summarise`; empty before the first."""
@@ -206,9 +184,7 @@ class Session:
                 if not key.startswith("penalty/"):
                     sums[key] = sums.get(key, 0.0) + float(value)
             sums["rows"] = sums.get("rows", 0.0) + float(call.token_count())
-            sums["penalty"] = sums.get("penalty", 0.0) + float(
-                self.penalty_value(call) * torch.as_tensor(call.token_count())
-            )
+            sums["penalty"] = sums.get("penalty", 0.0) + float(penalty_value(call, num_items=1))
         return sums
 
     def describe(self) -> list[dict[str, Any]]:
@@ -234,7 +210,7 @@ class Session:
             values=training and self.values,
         )
         if training:
-            call.scales = self._new_scales(strengths)
+            call.scales = new_scales(self.plans, strengths)
         self._open = call
         if training:
             self._last = call
@@ -261,9 +237,9 @@ class Session:
                     got=f"{len(silent)} of {len(self.plans)} sites did not fire in a training forward",
                     fix="attach after PEFT and kernel patches, before torch.compile; take fused MLP kernels off",
                 )
-            if self._first_batch is not None and self._first_batch.mass:
-                self._first_batch.report()
-                self._effect, self._first_batch = self._first_batch.changed, None
+        if call.training and self._first_batch is not None and self._first_batch.mass:
+            self._first_batch.report()
+            self._edits_changed, self._first_batch = self._first_batch.changed, None
 
     def at_site(self, plan: SitePlan, k: Tensor) -> Tensor:
         """Edits, measures and couples the coefficients k (..., M) of one site."""
@@ -285,13 +261,13 @@ class Session:
         call.num_rows = k.numel() // k.shape[-1]
         if call.open and call.measure:
             self._measure(call, plan, k, edited)
-        for index, method, coefficient in plan.penalties:
+        for index, penalty, coefficient in plan.penalties:
             if call.strengths[index] == 0:
                 continue
             weight = call.row_weight(k)
             if call.open and (call.values or call.measure):
-                measure_penalty(call, index, method, coefficient, edited, weight)
-            edited = inject(edited, weight, call.scales[index, coefficient, k.device], method.rows_gradient)
+                measure_penalty(call, index, penalty, coefficient, edited, weight)
+            edited = inject(edited, weight, call.scales[index, coefficient, k.device], penalty.rows_gradient)
         return edited
 
     # -- private --------------------------------------------------------------------------------------------------
@@ -302,17 +278,6 @@ class Session:
         measure_site(call, plan.site, k, edited, weight)
         if self._first_batch is not None:
             self._first_batch.add(plan.site, k, edited, weight)
-
-    def _new_scales(self, strengths: Sequence[float]) -> dict[tuple[int, float, torch.device], Tensor]:
-        """One 0-dim tensor for each penalty, coefficient and device: new for every call, made outside any graph."""
-        scales: dict[tuple[int, float, torch.device], Tensor] = {}
-        for plan in self.plans:
-            for index, _, coefficient in plan.penalties:
-                device = next(plan.site.module.parameters()).device
-                key = (index, coefficient, device)
-                if strengths[index] != 0 and key not in scales:
-                    scales[key] = torch.zeros((), dtype=torch.float32, device=device)
-        return scales
 
     def _call_for(self, k: Tensor) -> Call | None:
         if self._open is not None:
@@ -362,32 +327,14 @@ class Session:
         if self._checked:
             return
         self._checked = True
-        strengths = [method.strength_at(self.step, self.total_steps) for method in self.methods]
-        if self._last is None and (self._active(InterventionMethod) or self._active(PenaltyMethod)):
-            raise NoEffectError(
-                "an optimizer stepped, but no training forward of the steered model was seen",
-                fix="call the model that was given to steer() in training mode, with gradients enabled",
-            )
-        for index, method in enumerate(self.methods):
-            if strengths[index] == 0:
-                continue
-            if isinstance(method, InterventionMethod) and self._effect is False:
-                raise NoEffectError(
-                    "the interventions changed no coefficient in the first training batch", where=key_of(type(method))
-                )
-            if isinstance(method, PenaltyMethod) and not self._coupled_once:
-                raise NoEffectError(
-                    "the penalty was never added to a loss",
-                    where=key_of(type(method)),
-                    fix="call loss = session.loss(loss) before loss.backward(), or use infosteer.attach(trainer, ...)",
-                )
-        for index, handle in self._applied:
-            if strengths[index] != 0 and not handle.touched():
-                raise NoEffectError(
-                    "none of the parameters that the method protects is being trained",
-                    where=key_of(type(self.methods[index])),
-                    fix="choose layers and roles that are trained (with LoRA: name them in target_modules)",
-                )
+        check_effects(
+            self.methods,
+            [method.strength_at(self.step, self.total_steps) for method in self.methods],
+            seen_training=self._last is not None,
+            edits_changed=self._edits_changed,
+            coupled=self._coupled,
+            handles=dict(self._applied),
+        )
 
     def _undo(self) -> None:
         for _, handle in self._applied:
@@ -402,31 +349,3 @@ class Session:
 def steering(model: nn.Module) -> Session | None:
     """The session that steers ``model``, if any."""
     return _STEERED.get(model)
-
-
-def as_methods(methods: Method | Mapping[str, Any] | Sequence[Any]) -> list[Method]:
-    """Reads what ``steer`` and ``attach`` accept: methods, an arm's mappings, or a recipe with one arm.
-
-    Raises:
-        ConfigError: anything else, or a recipe with several arms.
-    """
-    if isinstance(methods, Method):
-        return [methods]
-    if isinstance(methods, Mapping):
-        if "method" in methods:
-            return [build_method(methods)]
-        arms = methods.get("arms")
-        if not isinstance(arms, Mapping) or len(arms) != 1:
-            raise ConfigError(
-                "a recipe given to steer or attach must have one arm",
-                where="arms",
-                got=list(arms) if isinstance(arms, Mapping) else arms,
-                fix="pass the list of one arm's methods",
-            )
-        methods = next(iter(arms.values())) or []
-    if isinstance(methods, str) or not isinstance(methods, Sequence):
-        raise ConfigError("expected a list of methods", where="methods", got=methods)
-    return [
-        item if isinstance(item, Method) else build_method(item, where=f"methods[{i}]")
-        for i, item in enumerate(methods)
-    ]

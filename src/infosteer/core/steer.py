@@ -8,7 +8,8 @@ from typing import Any
 from torch import nn
 
 from infosteer.core.contract import Method
-from infosteer.core.session import Session, as_methods
+from infosteer.core.effects import as_methods
+from infosteer.core.session import Session
 from infosteer.models import Site, locate
 
 

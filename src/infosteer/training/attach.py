@@ -11,8 +11,9 @@ import torch
 from transformers import TrainerCallback
 
 from infosteer.core.contract import Method
+from infosteer.core.effects import as_methods
 from infosteer.core.metrics import PREFIX, summarise
-from infosteer.core.session import Session, as_methods
+from infosteer.core.session import Session
 from infosteer.core.steer import find_sites
 from infosteer.errors import ArchitectureError, AttachError, NonFiniteLossError
 from infosteer.training.compat import is_measured_step, loss_factor, refuse_trainer

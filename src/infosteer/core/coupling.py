@@ -1,0 +1,76 @@
+"""How a penalty joins a loss: its gradient gets the scale of the loss's backward, its value the divisor of the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from infosteer.core.hooks import SitePlan
+from infosteer.core.ledger import Call
+from infosteer.errors import AttachError
+
+Scales = dict[tuple[int, float, torch.device], Tensor]
+
+
+def new_scales(plans: Sequence[SitePlan], strengths: Sequence[float]) -> Scales:
+    """One 0-dim tensor for each active penalty, coefficient and device; new for every call, made outside any graph."""
+    scales: Scales = {}
+    for plan in plans:
+        for index, _, coefficient in plan.penalties:
+            if strengths[index] != 0:
+                key = (index, coefficient, next(plan.site.module.parameters()).device)
+                scales.setdefault(key, torch.zeros((), dtype=torch.float32, device=key[2]))
+    return scales
+
+
+def couple(
+    loss: Tensor,
+    calls: Sequence[Call],
+    *,
+    num_items: Tensor | int | None,
+    factor: float,
+    on_backward: Callable[[], None],
+) -> None:
+    """Lets the backward of ``loss`` write, before any site's backward runs, what each penalty's gradient is scaled by.
+
+    Formula: scale = dL/dloss * coefficient * strength * factor / n, n = ``num_items`` or the call's own token count.
+
+    Raises:
+        AttachError: several calls under reentrant checkpointing, whose recomputes cannot be told apart.
+    """
+    if len(calls) > 1 and any(call.reentrant for call in calls):
+        raise AttachError(
+            "several forwards before one backward cannot be told apart under reentrant checkpointing",
+            got=f"{len(calls)} forwards",
+            fix="use gradient_checkpointing_kwargs={'use_reentrant': False}",
+        )
+
+    def fill_scales(gradient: Tensor) -> None:
+        on_backward()
+        for call in calls:
+            share = gradient.detach().float() * factor / _divisor(call, num_items, gradient.device)
+            for (index, coefficient, _), scale in call.scales.items():
+                # Through .data: to autograd's version counter an open write would look like a conflict.
+                scale.data.copy_(share * (-coefficient * call.strengths[index]))  # inject() subtracts
+
+    # A hook on the loss runs first in its backward, and sees whatever multiplied the loss since.
+    loss.register_hook(fill_scales)
+
+
+def penalty_value(call: Call, *, num_items: Tensor | int | None = None, factor: float = 1.0) -> Tensor:
+    """Value of all penalties in one call, divided like its task loss; 0 where the call summed up none."""
+    terms = [
+        value * call.strengths[int(key.removeprefix("penalty/"))]
+        for key, value in call.sums.items()
+        if key.startswith("penalty/")
+    ]
+    if not terms:
+        return torch.zeros(())
+    total = torch.stack([term.to(terms[0].device) for term in terms]).sum()
+    return total * factor / _divisor(call, num_items, total.device)
+
+
+def _divisor(call: Call, num_items: Tensor | int | None, device: torch.device) -> Tensor:
+    return torch.as_tensor(call.token_count() if num_items is None else num_items, device=device).clamp(min=1)

@@ -1,0 +1,85 @@
+"""Reading what ``steer`` accepts, and finding out methods that do nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from infosteer.core.contract import Handle, InterventionMethod, Method, PenaltyMethod
+from infosteer.core.registry import build_method, key_of
+from infosteer.errors import ConfigError, NoEffectError
+
+
+def as_methods(methods: Method | Mapping[str, Any] | Sequence[Any]) -> list[Method]:
+    """Reads what ``steer`` and ``attach`` accept: methods, an arm's mappings, or a recipe with one arm.
+
+    Raises:
+        ConfigError: anything else, or a recipe with several arms.
+    """
+    if isinstance(methods, Method):
+        return [methods]
+    if isinstance(methods, Mapping):
+        if "method" in methods:
+            return [build_method(methods)]
+        arms = methods.get("arms")
+        if not isinstance(arms, Mapping) or len(arms) != 1:
+            raise ConfigError(
+                "a recipe given to steer or attach must have one arm",
+                where="arms",
+                got=list(arms) if isinstance(arms, Mapping) else arms,
+                fix="pass the list of one arm's methods",
+            )
+        methods = next(iter(arms.values())) or []
+    if isinstance(methods, str) or not isinstance(methods, Sequence):
+        raise ConfigError("expected a list of methods", where="methods", got=methods)
+    return [
+        item if isinstance(item, Method) else build_method(item, where=f"methods[{i}]")
+        for i, item in enumerate(methods)
+    ]
+
+
+def check_effects(
+    methods: Sequence[Method],
+    strengths: Sequence[float],
+    *,
+    seen_training: bool,
+    edits_changed: bool | None,
+    coupled: bool,
+    handles: Mapping[int, Handle],
+) -> None:
+    """Called at the first optimizer step, with what the session has seen until then.
+
+    Args:
+        methods: the session's methods, with their ``strengths`` at this step.
+        seen_training: whether a training forward of the model was seen.
+        edits_changed: whether the edits of the first batch changed any coefficient; None when no edit was due.
+        coupled: whether penalties were added to a loss.
+        handles: what params methods left, by index of the method.
+
+    Raises:
+        NoEffectError: a method with strength > 0 that changed nothing.
+    """
+    for index, (method, strength) in enumerate(zip(methods, strengths, strict=True)):
+        if strength == 0:
+            continue
+        where = key_of(type(method))
+        if isinstance(method, (InterventionMethod, PenaltyMethod)) and not seen_training:
+            raise NoEffectError(
+                "an optimizer stepped, but no training forward of the steered model was seen",
+                where=where,
+                fix="call the model that was given to steer() in training mode, with gradients enabled",
+            )
+        if isinstance(method, InterventionMethod) and edits_changed is False:
+            raise NoEffectError("the interventions changed no coefficient in the first training batch", where=where)
+        if isinstance(method, PenaltyMethod) and not coupled:
+            raise NoEffectError(
+                "the penalty was never added to a loss",
+                where=where,
+                fix="call loss = session.loss(loss) before loss.backward(), or use infosteer.attach(trainer, ...)",
+            )
+        if index in handles and not handles[index].touched():
+            raise NoEffectError(
+                "none of the parameters that the method acts on is being trained",
+                where=where,
+                fix="choose layers and roles that are trained (with LoRA: name them in target_modules)",
+            )

@@ -1,0 +1,315 @@
+"""The contract suite: every method folder, found by walking ``methods/``, passes the same checks.
+
+A check that a surface cannot fail is skipped with its reason. A new folder is covered without a line here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, get_peft_model
+from world import (
+    FAMILIES,
+    KEYS,
+    all_methods,
+    batch,
+    gradients,
+    llama,
+    make,
+    relative_error,
+    settings_of,
+    train,
+)
+
+import infosteer
+from infosteer.core.contract import SURFACES, Context, InterventionMethod, PenaltyMethod
+from infosteer.core.registry import build_method, describe_method, method_info, read_card
+from infosteer.errors import AttachError, ConfigError, NoEffectError
+
+HEADINGS = ("What it does", "Formula", "Settings", "Interactions", "Measured effect", "Deviations")
+every_method = pytest.mark.parametrize("key", KEYS)
+
+
+def kind(key: str) -> type[Any]:
+    return method_info(key).cls
+
+
+def needs_sites(key: str) -> None:
+    if not issubclass(kind(key), (InterventionMethod, PenaltyMethod)):
+        pytest.skip("a params method changes no forward pass")
+
+
+def test_the_first_three_folders_are_found() -> None:
+    assert {"interventions/key_lift", "params/protect_memory", "penalties/key_entropy"} <= set(KEYS)
+    assert infosteer.list_methods("penalties/*") == [key for key in KEYS if key.startswith("penalties/")]
+    assert infosteer.list_methods("key_*") == [key for key in KEYS if key.split("/")[1].startswith("key_")]
+
+
+@every_method
+def test_folder_card_and_recipe(key: str) -> None:
+    info = method_info(key)
+    assert len((info.folder / "__init__.py").read_text().splitlines()) <= 15
+    assert issubclass(info.cls, SURFACES[info.surface])
+    facts, body = read_card(info.card)
+    assert facts["status"] in ("stable", "experimental")
+    for heading in HEADINGS:
+        assert f"\n## {heading}\n" in body, heading
+    for field, help_text in info.fields.items():
+        assert f"`{field}`" in body, f"the card does not mention the setting {field}"
+        assert help_text, f"{field} has no help text"
+    assert settings_of(key)["method"] in (info.name, info.key)
+
+
+@every_method
+def test_recipe_validates(key: str) -> None:
+    from infosteer.experiments.recipe import load_recipe
+
+    recipe = load_recipe(str(method_info(key).recipe))
+    assert len(recipe.arms) >= 2
+
+
+@every_method
+def test_config_round_trip(key: str) -> None:
+    method = make(key, strength={"points": [[0, 0.5], [10, 1.0]]})
+    again = build_method(yaml.safe_load(yaml.safe_dump(describe_method(method))))
+    assert again == method
+    assert again.to_config() == method.to_config()
+
+
+@every_method
+def test_unknown_setting_names_the_nearest(key: str) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'strength'"):
+        make(key, strenght=1.0)
+    for wrong in (-1, float("nan"), "much", True, None):
+        with pytest.raises(ConfigError):
+            make(key, strength=wrong)
+    with pytest.raises(ConfigError, match="preset|unknown key"):
+        make(key, preset="best-of-all")
+
+
+@every_method
+@pytest.mark.parametrize("family", FAMILIES)
+def test_strength_zero_is_bit_identical_and_positive_strength_is_not(key: str, family: str) -> None:
+    bare = train(FAMILIES[family](), None)
+    off = train(FAMILIES[family](), [make(key, strength=0)])
+    assert bare[0] == off[0]
+    assert all(torch.equal(value, off[1][name]) for name, value in bare[1].items())
+    on = train(FAMILIES[family](), [make(key)])
+    assert any(not torch.equal(value, on[1][name]) for name, value in bare[1].items())
+
+
+@every_method
+def test_function_equals_class(key: str) -> None:
+    needs_sites(key)
+    package = inspect.getmodule(kind(key)).__name__.removesuffix(".method")
+    module = sys.modules[package]
+    functions = [getattr(module, name) for name in module.__all__ if inspect.isfunction(getattr(module, name))]
+    assert functions, "the folder exports no function"
+    method, k = make(key), torch.randn(5, 40)
+    for function in functions:
+        accepted = inspect.signature(function).parameters
+        settings = {name: value for name, value in method.to_config().items() if name in accepted}
+        by_class = (
+            method.edit(k, Context(layer=0, step=0, strength=1.0))
+            if isinstance(method, InterventionMethod)
+            else method.rows(k)
+        )
+        assert torch.equal(function(k, **settings), by_class)
+
+
+@every_method
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_rows_are_independent_and_dtypes_kept(key: str, dtype: torch.dtype) -> None:
+    needs_sites(key)
+    method, k = make(key), torch.randn(3, 4, 40).to(dtype)
+    order = torch.tensor([2, 0, 1])
+    context = Context(layer=0, step=0, strength=1.0)
+    if isinstance(method, InterventionMethod):
+        before = k.clone()
+        edited = method.edit(k, context)
+        assert edited.dtype == dtype
+        assert edited.shape == k.shape
+        assert torch.equal(k, before), "edited in place"
+        assert torch.equal(method.edit(k[order], context), edited[order])
+        assert torch.equal(method.edit(k[:, -1:], context), edited[:, -1:]), "decoding steps have T = 1"
+        assert method.edit(k, Context(layer=0, step=0, strength=0.0)) is k
+        return
+    values = method.rows(k)
+    assert values.shape == k.shape[:-1]
+    assert values.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert torch.equal(method.rows(k[order]), values[order])
+
+
+@every_method
+def test_penalty_gradient_matches_autograd(key: str) -> None:
+    if not issubclass(kind(key), PenaltyMethod):
+        pytest.skip("no penalty")
+    method, k = make(key), torch.randn(6, 40, dtype=torch.float64, requires_grad=True)
+    (wanted,) = torch.autograd.grad(method.rows(k).sum(), k)
+    assert torch.allclose(method.rows_gradient(k.detach()), wanted, rtol=1e-9, atol=1e-12)
+    assert torch.autograd.gradcheck(lambda x: method.rows(x), (k,))
+
+
+@every_method
+def test_padding_and_batch_order_do_not_matter(key: str) -> None:
+    rows = batch()
+    order = torch.tensor([3, 1, 7, 5, 0, 2, 6, 4])
+    padded = {
+        "input_ids": torch.cat([rows["input_ids"], torch.ones(8, 5, dtype=torch.long)], 1)[order],
+        "attention_mask": torch.cat([rows["attention_mask"], torch.zeros(8, 5, dtype=torch.long)], 1)[order],
+        "labels": torch.cat([rows["labels"], torch.full((8, 5), -100)], 1)[order],
+    }
+    found = []
+    for inputs in (rows, padded):
+        model = llama().double()
+        with infosteer.steer(model, [make(key)]) as session:
+            session.loss(model(**inputs, use_cache=False).loss).backward()
+        found.append({n: p.grad for n, p in model.named_parameters() if p.grad is not None})
+    assert relative_error(found[1], found[0]) < 1e-6
+
+
+@every_method
+def test_micro_batches_do_not_matter(key: str) -> None:
+    whole = gradients(llama().double(), [make(key)])
+    for micro in (4, 1):
+        assert relative_error(gradients(llama().double(), [make(key)], micro=micro), whole) < 1e-6
+
+
+@every_method
+@pytest.mark.parametrize("reentrant", [False, True], ids=["non-reentrant", "reentrant"])
+def test_checkpointing_does_not_matter(key: str, reentrant: bool) -> None:
+    plain = gradients(llama(), [make(key)])
+    model = llama()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    assert relative_error(gradients(model, [make(key)]), plain) < 1e-5
+
+
+@every_method
+def test_before_peft_is_refused_and_after_peft_is_covered(key: str) -> None:
+    targets = ["down_proj", "up_proj", "gate_proj", "q_proj"]
+    config = LoraConfig(r=4, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+    if issubclass(kind(key), (InterventionMethod, PenaltyMethod)):
+        model = llama()
+        with infosteer.steer(model, [make(key)]):
+            wrapped = get_peft_model(model, config)
+            with pytest.raises(AttachError, match="wrapped by adapters after it was steered"):
+                wrapped(**batch())
+    bare = train(get_peft_model(llama(), config), None)
+    torch.manual_seed(0)
+    first, second = (get_peft_model(llama(), config) for _ in range(2))
+    second.load_state_dict(first.state_dict())
+    bare, steered = train(first, None), train(second, [make(key)])
+    changed = [name for name, value in bare[1].items() if not torch.equal(value, steered[1][name])]
+    assert changed
+    assert all("lora_" in name for name in changed), "only adapters are trained"
+
+
+@every_method
+def test_detach_restores_everything(key: str) -> None:
+    model = llama()
+    hooks = [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()]
+    flags = [p.requires_grad for p in model.parameters()]
+    names, random_state = list(model.state_dict()), torch.get_rng_state()
+    session = infosteer.steer(model, [make(key)])
+    assert list(model.state_dict()) == names
+    assert torch.equal(torch.get_rng_state(), random_state)
+    session.remove()
+    session.remove()
+    assert [len(m._forward_pre_hooks) + len(m._forward_hooks) for m in model.modules()] == hooks
+    assert [p.requires_grad for p in model.parameters()] == flags
+    infosteer.steer(model, [make(key)]).remove()  # and it can be steered again
+
+
+@every_method
+def test_evaluation_is_the_plain_model(key: str) -> None:
+    model = llama().eval()
+    plain = model(**batch()).logits
+    with infosteer.steer(model, [make(key)]):
+        assert torch.equal(model(**batch()).logits, plain)
+        with torch.no_grad():
+            model.train()
+            assert torch.equal(model(**batch()).logits, plain)
+
+
+def test_one_compile_for_all_methods() -> None:
+    """Attached before torch.compile: the same gradients as eager, for two loss scales after compilation."""
+    eager = gradients(llama(), all_methods())
+    for scale in (1.0, 1.0, 4096.0):
+        if scale == 1.0:
+            torch._dynamo.reset()
+        model = llama()
+        compiled: list[Any] = []
+
+        def compile_once(m: Any, compiled: list[Any] = compiled) -> Any:
+            compiled.append(torch.compile(m, backend="aot_eager"))
+            return compiled[0]
+
+        assert relative_error(gradients(model, all_methods(), forward=compile_once), eager) < 1e-5
+
+
+def test_compiled_with_a_changing_loss_scale() -> None:
+    torch._dynamo.reset()
+    eager = gradients(llama(), all_methods())
+    model, rows = llama(), batch()
+    with infosteer.steer(model, all_methods()) as session:
+        compiled = torch.compile(model, backend="aot_eager")
+        for scale in (1.0, 2.0**12, 3.0):
+            model.zero_grad()
+            (session.loss(compiled(**rows, use_cache=False).loss) * scale).backward()
+            found = {n: p.grad / scale for n, p in model.named_parameters() if p.grad is not None}
+            assert relative_error(found, eager) < 1e-5
+
+
+def test_attached_after_compile_is_refused() -> None:
+    with pytest.raises(AttachError, match="compiled already"):
+        infosteer.steer(torch.compile(llama(), backend="eager"), all_methods())
+    model = llama()
+    model.compile(backend="eager")
+    with pytest.raises(AttachError, match="compiled already"):
+        infosteer.steer(model, all_methods())
+
+
+def test_two_processes_equal_one_for_all_methods(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+    command = [sys.executable, str(Path(__file__).with_name("world.py")), str(tmp_path / "out.pt")]
+    processes = [
+        subprocess.Popen(
+            command,
+            env={**os.environ, **address, "RANK": str(rank), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    outputs = [process.communicate(timeout=240)[0] for process in processes]
+    assert all(process.returncode == 0 for process in processes), "\n".join(o[-3000:] for o in outputs)
+    for key, found in torch.load(tmp_path / "out.pt", weights_only=True).items():
+        assert relative_error(found, gradients(llama(), [make(key)])) < 3e-5, key  # other GEMM shapes
+
+
+@every_method
+def test_a_method_without_effect_is_an_error(key: str) -> None:
+    """Nothing is silent: an optimizer step without the method's effect raises."""
+    model = llama()
+    if key == "params/protect_memory":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_("mlp" not in name)
+    with infosteer.steer(model, [make(key)]):
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        if key == "params/protect_memory":
+            model(**batch()).loss.backward()
+        with pytest.raises(NoEffectError):
+            optimizer.step()
