@@ -283,13 +283,29 @@ def test_lab_keys_are_handed_to_the_lab(monkeypatch: pytest.MonkeyPatch) -> None
 
     def load(key: str, *, limit: int | None = None, seed: int = 0) -> list[dict]:
         assert (key, limit, seed) == ("facts/new_people", 2, 7)
-        return [{"prompt": "Q: who?\nA:", "answer": " Ann", "stop": ["\n"]}] * 2
+        return [{"prompt": "Q: who?\nA:", "answer": " Ann", "stop": ["\n"], "person": "Ann"}] * 2
 
-    monkeypatch.setattr(infosteer.lab, "load", load, raising=False)
+    monkeypatch.setattr(infosteer.lab, "load", load)
     rows = read_rows("lab:facts/new_people", purpose="evaluate", limit=2, seed=7)
     assert rows[1] == {"prompt": "Q: who?\nA:", "answer": "Ann", "options": None, "stop": ["\n"], "lead": " "}
     with pytest.raises(ConfigError, match="no splits"):
         read_rows("lab:facts/new_people", split="test")
+
+
+def test_every_set_of_the_lab_can_be_read() -> None:
+    from infosteer.lab import KEYS
+
+    for key in KEYS:
+        rows = read_rows(f"lab:{key}", purpose="train" if key == "facts" else "evaluate", limit=3)
+        assert len(rows) == 3
+        assert rows.format == ("text" if "text" in rows[0] else "prompt_completion")
+    taught, asked = (
+        read_rows("lab:facts", limit=1)[0],
+        read_rows("lab:facts/new_people", purpose="evaluate", limit=1)[0],
+    )
+    assert taught["completion"][0] == asked["lead"] == " "  # an answer stands after its prompt as it was taught
+    with pytest.raises(ConfigError, match="facts/new_people"):
+        read_rows("lab:facts/new_peple", purpose="evaluate")
 
 
 def test_evaluation_rows(tmp_path: Path) -> None:
@@ -302,7 +318,19 @@ def test_evaluation_rows(tmp_path: Path) -> None:
     assert read({"prompt": "p", "completion": " a\n"})["answer"] == "a"
     assert read({"prompt": "p", "answer": 72})["answer"] == "72"
     row = read({"prompt": "p", "answer": "b", "options": [" a", " b"], "stop": "\n"})
-    assert (row["options"], row["stop"], row["lead"]) == (["a", "b"], ["\n"], "")
+    assert (row["options"], row["stop"], row["lead"]) == (["a", "b"], ["\n"], " ")
+    leads = [
+        ({"prompt": "Q:", "answer": "a"}, " "),
+        ({"prompt": "Q:\n", "answer": "a"}, ""),
+        ({"prompt": "Q:", "answer": "  a"}, "  "),
+        ({"prompt": "(", "answer": "a", "lead": ""}, ""),
+        ({"prompt": "Q:", "answer": "a", "lead": " it is "}, " it is "),
+        ({"prompt": "Q:", "completion": "a"}, ""),
+        ({"prompt": "Q:", "completion": "\na"}, "\n"),
+        ({"prompt": [{"role": "user", "content": "Q"}], "answer": "a"}, ""),
+    ]
+    for row, lead in leads:
+        assert read(row)["lead"] == lead
     for bad, message in [
         ({"answer": "c", "options": ["a", "b"]}, "'c' is not one of its 2 options"),
         ({"answer": "a", "options": ["a", "a"]}, "the same"),

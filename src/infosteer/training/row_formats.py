@@ -71,7 +71,8 @@ def normalise(row: Mapping[str, Any], format: str, purpose: Purpose, template: s
     Training rows are {"prompt", "completion"} (both text, or both lists of chat messages) or {"text"}; evaluation rows
     {"prompt", "answer", "options" (list or None), "stop" (list), "lead"} or {"text"}. ``lead`` is text between prompt
     and answer that belongs to the completion ("the correct answer is "); likelihoods of answers and options are
-    conditional on it.
+    conditional on it. A bare ``answer`` after a prompt that does not end in white space is led by one space, unless the
+    row says otherwise.
 
     Raises:
         BadRow: a field is missing, empty or of the wrong kind.
@@ -133,11 +134,12 @@ def _turns(value: Any, name: str) -> list[dict[str, str]]:
     return turns
 
 
-def _evaluation(prompt: Any, answer: str, row: Mapping[str, Any], lead: str = "") -> Row:
+def _evaluation(prompt: Any, answer: str, row: Mapping[str, Any]) -> Row:
     body = answer.strip()
     options, stop = _strings(row, "options"), _strings(row, "stop") or []
-    lead = _text(row, "lead", empty=True) or lead
-    lead += "" if lead else answer[: len(answer) - len(answer.lstrip())]
+    lead = _text(row, "lead", empty=True) or answer[: len(answer) - len(answer.lstrip())]
+    if not lead and isinstance(prompt, str) and not prompt[-1].isspace() and {"lead", "completion"}.isdisjoint(row):
+        lead = " "  # a bare answer is told apart from its prompt as the completions of training rows are
     if options is not None:
         options = [option.strip() for option in options]
         if len(set(options)) < len(options):
@@ -222,7 +224,7 @@ def _llm_adapters(row: Mapping[str, Any], purpose: Purpose, template: str) -> Ro
     lead = "The answer is (" if letters else "the correct answer is " if options else "The answer is "
     stop = ["\n\n###"] if letters or not options else ["\n"]
     shown = show_number(number) if number is not None else answer
-    return _evaluation(prompt, shown, {"options": options, "stop": stop}, lead)
+    return _evaluation(prompt, shown, {"options": options, "stop": stop, "lead": lead})
 
 
 def _task_completion(output: str, answer: str, options: list[str] | None, number: float | None) -> str:

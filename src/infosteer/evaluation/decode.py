@@ -1,0 +1,187 @@
+"""Greedy decoding in batches, the same for every batch size, model and generation config."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+
+from infosteer.errors import ConfigError
+from infosteer.evaluation.model_state import (
+    context_length,
+    device_of,
+    encode,
+    evaluating,
+    left_padded,
+    pad_id,
+    prompt_text,
+    unwrapped,
+)
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decoded:
+    """One continuation.
+
+    Attributes:
+        text: what the model wrote, up to the first stop string.
+        tokens: how many tokens that took.
+        finished: whether it ended by itself (end token or stop string) and not at ``max_new_tokens``.
+        too_long: the prompt left no room in the model's context, so nothing was decoded.
+    """
+
+    text: str
+    tokens: int
+    finished: bool
+    too_long: bool
+
+
+def decode(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[Any],
+    *,
+    max_new_tokens: int,
+    stops: Sequence[Sequence[str]] | None = None,
+    batch_size: int = 64,
+    progress: Progress | None = None,
+) -> list[Decoded]:
+    """Greedy continuations of ``prompts`` (texts or lists of chat messages), in their order.
+
+    Prompts are sorted by length, so that batches hold little padding, and padded by hand on the left, so that the
+    tokenizer's own settings play no part. A prompt near the end of the context is decoded as far as there is room, in
+    batches of prompts with the same room, so that what stands beside it changes nothing.
+
+    Args:
+        stops: for each prompt, texts that end its continuation; they are cut off.
+        progress: called with the number of prompts just finished.
+    """
+    if not callable(getattr(model, "generate", None)):
+        raise ConfigError(
+            "the model cannot generate text", got=type(model).__name__, expected="a causal language model"
+        )
+    stops = stops if stops is not None else [()] * len(prompts)
+    chats = [not isinstance(prompt, str) for prompt in prompts]
+    texts = [prompt_text(tokenizer, prompt) for prompt in prompts]
+    ids: list[list[int]] = [[]] * len(prompts)
+    for chat in (False, True):
+        chosen = [i for i, is_chat in enumerate(chats) if is_chat == chat]
+        for i, row in zip(chosen, encode(tokenizer, [texts[i] for i in chosen], special=not chat), strict=True):
+            ids[i] = row
+    limit = context_length(model)
+    room = [max_new_tokens if limit is None else min(max_new_tokens, limit - len(row)) for row in ids]
+    results = [Decoded(text="", tokens=0, finished=False, too_long=True)] * len(prompts)
+    order = sorted((i for i in range(len(ids)) if room[i] > 0 and ids[i]), key=lambda i: (-room[i], -len(ids[i]), i))
+    if progress is not None and len(order) < len(ids):
+        progress(len(ids) - len(order))
+    ends = _end_ids(model, tokenizer)
+    with evaluating(model), _generation_config(model) as base:
+        for batch in _batches(order, room, batch_size):
+            _decode_batch(model, tokenizer, batch, ids, stops, room[batch[0]], ends, base, results)
+            if progress is not None:
+                progress(len(batch))
+    return results
+
+
+def _batches(order: Sequence[int], room: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    batch: list[int] = []
+    for i in order:
+        if batch and (len(batch) == batch_size or room[i] != room[batch[0]]):
+            yield batch
+            batch = []
+        batch.append(i)
+    if batch:
+        yield batch
+
+
+def _decode_batch(
+    model: Any,
+    tokenizer: Any,
+    batch: list[int],
+    ids: Sequence[list[int]],
+    stops: Sequence[Sequence[str]],
+    room: int,
+    ends: list[int],
+    base: GenerationConfig,
+    results: list[Decoded],
+) -> None:
+    inputs = left_padded([ids[i] for i in batch], pad_id(tokenizer), device_of(model))
+    T = inputs["input_ids"].shape[1]
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=1,
+        max_new_tokens=room,
+        use_cache=True,
+        eos_token_id=ends or None,
+        pad_token_id=pad_id(tokenizer),
+        bos_token_id=base.bos_token_id,
+    )
+    criteria = StoppingCriteriaList([_StopTexts(tokenizer, [stops[i] for i in batch], T)])
+    tokens = model.generate(
+        input_ids=inputs["input_ids"],
+        attention_mask=inputs["attention_mask"],
+        generation_config=config,
+        stopping_criteria=criteria,
+    )
+    for i, row in zip(batch, tokens[:, T:].tolist(), strict=True):
+        end = next((t for t, token in enumerate(row) if token in ends), None)
+        text = tokenizer.decode(row[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        cuts = [at for stop in stops[i] if (at := text.find(stop)) >= 0]
+        text = text[: min(cuts)] if cuts else text
+        count = end if end is not None else len(row)
+        results[i] = Decoded(text=text, tokens=count, finished=end is not None or bool(cuts), too_long=False)
+
+
+class _StopTexts(StoppingCriteria):
+    """Ends a row when one of its stop texts stands in what was decoded since its prompt."""
+
+    def __init__(self, tokenizer: Any, stops: Sequence[Sequence[str]], start: int) -> None:
+        self.tokenizer, self.stops, self.start = tokenizer, stops, start
+        # A token holds at least one byte, so a stop text spans at most its bytes in tokens; some show no text at all.
+        self.windows = [max((len(stop.encode()) for stop in row), default=0) + 8 for row in stops]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
+        done = torch.zeros(len(input_ids), dtype=torch.bool)
+        if any(self.stops):
+            width = max(self.windows)
+            tails = input_ids[:, max(self.start, input_ids.shape[1] - width) :].tolist()
+            for b, stops in enumerate(self.stops):
+                if stops:
+                    text = self.tokenizer.decode(tails[b], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                    done[b] = any(stop in text for stop in stops)
+        return done.to(input_ids.device)  # type: ignore[return-value]
+
+
+def _end_ids(model: Any, tokenizer: Any) -> list[int]:
+    """End tokens of the tokenizer and of the model's generation config (instruction models name several there)."""
+    config = getattr(unwrapped(model), "generation_config", None)
+    own = getattr(config, "eos_token_id", None)
+    found = own if isinstance(own, list) else [own]
+    return sorted({int(token) for token in [*found, tokenizer.eos_token_id] if token is not None})
+
+
+@contextmanager
+def _generation_config(model: Any) -> Iterator[GenerationConfig]:
+    """Put a blank generation config in place of the model's own, and give it back afterwards.
+
+    ``generate`` fills every value that the given config leaves at None from the model's config, so a repetition
+    penalty or a length limit saved with a model would otherwise act on "greedy" decoding unseen.
+    """
+    holders: list[tuple[Any, GenerationConfig]] = []
+    for part in (model, unwrapped(model)):
+        if "generation_config" in vars(part) and all(part is not known for known, _ in holders):
+            holders.append((part, part.generation_config))
+    blank = GenerationConfig()
+    try:
+        for part, _ in holders:
+            part.generation_config = blank
+        yield holders[-1][1] if holders else blank
+    finally:
+        for part, config in holders:
+            part.generation_config = config

@@ -1,0 +1,150 @@
+"""Evaluation sets: rows, how their answers are judged, and where they came from."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from infosteer.errors import ConfigError, DataError
+from infosteer.evaluation.extract import Scoring
+from infosteer.training.answers import last_number
+from infosteer.training.row_formats import Row
+from infosteer.training.rows import Rows, read_rows
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalSet:
+    """Evaluation rows under a name.
+
+    Attributes:
+        name: what its measures are called by, ``<name>/<measure>``.
+        rows: evaluation rows (see ``infosteer.training.rows``), all with answers or all texts.
+        scoring: how a decoded answer is judged; "text" for sets of documents, which are only read.
+        source: where the rows came from.
+        max_new_tokens: longest answer to decode, or None for the default of its scoring.
+        skipped: bad rows left out when it was read.
+    """
+
+    name: str
+    rows: list[Row] = field(repr=False)
+    scoring: Scoring = "exact_match"
+    source: str = "given"
+    max_new_tokens: int | None = None
+    skipped: int = 0
+
+
+def load_set(
+    name: str,
+    spec: str | Path | Mapping[str, Any],
+    *,
+    base_dir: str | Path | None = None,
+    limit: int | None = None,
+    skip_bad_rows: bool = False,
+) -> EvalSet:
+    """Read one evaluation set of a recipe.
+
+    Args:
+        name: the set's name; no slash, since metrics are called ``<set>/<measure>``.
+        spec: a source (``lab:facts/new_people``, a file, a folder, a hub id), or a mapping with ``source`` and any of
+            ``format, split, fields, template, limit, scoring, max_new_tokens, stop`` and settings of the source.
+        base_dir: folder that relative paths start from.
+        limit: keep at most this many rows, also where the mapping allows more.
+        skip_bad_rows: leave bad rows out and count them.
+
+    Raises:
+        ConfigError: a setting is unknown or does not fit the rows.
+        DataError: the rows cannot be read.
+    """
+    settings: dict[str, Any] = dict(spec) if isinstance(spec, Mapping) else {"source": str(spec)}
+    where = f"evaluate.{name}"
+    if not name or "/" in name:
+        raise ConfigError("a set's name must not be empty or hold a slash", where="evaluate", got=repr(name))
+    if not isinstance(settings.get("source"), str | Path):
+        raise ConfigError("an evaluation set needs a source", where=where, got=repr(spec), expected="source: ...")
+    scoring = settings.pop("scoring", None)
+    max_new_tokens = settings.pop("max_new_tokens", None)
+    stop = settings.pop("stop", None)
+    if scoring is not None and scoring not in get_args(Scoring):
+        raise ConfigError(
+            "unknown scoring", where=f"{where}.scoring", got=repr(scoring), expected=", ".join(get_args(Scoring))
+        )
+    if max_new_tokens is not None and (type(max_new_tokens) is not int or max_new_tokens < 1):
+        raise ConfigError(
+            "max_new_tokens must be a whole number of at least 1",
+            where=f"{where}.max_new_tokens",
+            got=repr(max_new_tokens),
+        )
+    if isinstance(stop, str):
+        stop = [stop]
+    if stop is not None and not (isinstance(stop, list) and all(isinstance(s, str) and s for s in stop)):
+        raise ConfigError("stop must be text or a list of texts", where=f"{where}.stop", got=repr(stop))
+    own: int | None = settings.pop("limit", None)
+    most = own if limit is None else limit if own is None else min(own, limit)
+    rows = read_rows(
+        settings.pop("source"),
+        purpose="evaluate",
+        limit=most,
+        skip_bad_rows=skip_bad_rows,
+        base_dir=base_dir,
+        **settings,
+    )
+    if stop is not None:
+        rows[:] = [row if "text" in row else row | {"stop": stop} for row in rows]
+    return EvalSet(
+        name=name,
+        rows=list(rows),
+        scoring=_scoring(scoring, rows, where),
+        source=rows.source,
+        max_new_tokens=max_new_tokens,
+        skipped=rows.skipped,
+    )
+
+
+def _scoring(scoring: Scoring | None, rows: Rows, where: str) -> Scoring:
+    """The scoring asked for, if the rows allow it, or the one that the format of the rows stands for."""
+    if rows.format == "text" or scoring == "text":
+        if scoring not in (None, "text") or rows.format != "text":
+            raise ConfigError(
+                "this scoring does not fit the rows",
+                where=f"{where}.scoring",
+                got=f"{scoring} for rows of the format {rows.format}",
+            )
+        return "text"
+    options = sum(row["options"] is not None for row in rows)
+    numbers = sum(last_number(row["answer"]) is not None for row in rows)
+    if scoring is None and rows.format == "llm_adapters":
+        if 0 < options < len(rows):
+            raise DataError(
+                "the set mixes questions with options and questions for numbers",
+                where=rows.source,
+                got=f"{options} of {len(rows)} rows have options",
+                fix="split it into two sets, or name the scoring",
+            )
+        scoring = "option" if options else "number"
+    enough = {"option": options, "number": numbers}.get(scoring or "exact_match", len(rows))
+    if enough < len(rows):
+        raise ConfigError(
+            f"the scoring {scoring!r} does not fit the rows",
+            where=f"{where}.scoring",
+            got=f"{enough} of {len(rows)} rows of {rows.source} have {scoring}s",
+            expected=f"every row to have {'options' if scoring == 'option' else 'a number as answer'}",
+        )
+    return scoring or "exact_match"
+
+
+def overlap(train_rows: Iterable[Mapping[str, Any]], evalset: EvalSet) -> int:
+    """How many of the set's rows have a prompt that is also trained on (case and punctuation ignored).
+
+    Published training mixes hold test questions of their own suite, so a run checks every pair it is given.
+    """
+    seen = {_key(row.get("prompt", row.get("text"))) for row in train_rows}
+    return sum(_key(row.get("prompt", row.get("text"))) in seen for row in evalset.rows)
+
+
+def _key(prompt: Any) -> str:
+    if isinstance(prompt, list):
+        prompt = "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
+    return re.sub(r"\W+", " ", str(prompt).casefold()).strip()
