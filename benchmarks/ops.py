@@ -1,6 +1,6 @@
 """Speed of the tensor maths beside plain PyTorch and beside the layer that it is added to.
 
-Everything is run in turn, round after round, in one process; the figures are medians over rounds, and shares are medians of
+Everything is run in turn, round after round, in one process; the figures are medians over rounds, and shares medians of
 the ratios within a round, so that a busy machine disturbs both sides alike. "plain layer again" shows the noise.
 
     python benchmarks/ops.py [--rounds 15] [--threads 2] [--rows 512] [--hidden 896] [--width 4864] [--dtype float32]
