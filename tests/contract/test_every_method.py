@@ -92,7 +92,7 @@ def test_unknown_setting_names_the_nearest(key: str) -> None:
     for wrong in (-1, float("nan"), "much", True, None):
         with pytest.raises(ConfigError):
             make(key, strength=wrong)
-    with pytest.raises(ConfigError, match="preset|unknown key"):
+    with pytest.raises(ConfigError, match=r"preset|unknown key"):
         make(key, preset="best-of-all")
 
 

@@ -222,9 +222,11 @@ class Session:
     def close_call(self, failed: bool) -> None:
         """Ends the open call; a training call in which a site stayed silent is an error."""
         call, self._open = self._open, None
-        if call is None or failed:
-            if call in self._pending:
-                self._pending.remove(call)
+        if call is None:
+            return
+        if failed:
+            self._pending = [other for other in self._pending if other is not call]
+            self._measured = [other for other in self._measured if other is not call]
             return
         if call.training and not self._checked:
             refuse_rewrapped(self.model, [plan.site for plan in self.plans])
