@@ -20,17 +20,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for name, function in {
-    "run": run.run,
-    "demo": demo.demo,
-    "validate": validate.validate,
-    "locate": locate.locate,
-    "ls": ls.ls,
-    "show": show.show,
-    "new": new.new,
-    "env": env.env,
-}.items():
-    app.command(name)(function)
+app.command("run")(run.run)
+app.command("demo")(demo.demo)
+app.command("validate")(validate.validate)
+app.command("locate")(locate.locate)
+app.command("ls")(ls.ls)
+app.command("show")(show.show)
+app.command("new")(new.new)
+app.command("env")(env.env)
 
 
 def _version(value: bool) -> None:
@@ -67,13 +64,15 @@ def main() -> None:
         sys.stderr.close()  # the reader of a pipe went away, as `infosteer ls | head` does
         raise SystemExit(1) from None
     except Exception as error:
-        _fail(f"Unexpected error ({type(error).__name__}): {error}\n  This should not happen: please report it.", 1)
+        _fail(
+            f"Unexpected error ({type(error).__name__}): {error}\n  This should not happen: please report it, with the "
+            "traceback that `infosteer --debug ...` or INFOSTEER_DEBUG=1 shows.",
+            1,
+        )
 
 
 def _fail(text: str, code: int) -> None:
     if os.environ.get("INFOSTEER_DEBUG", "") not in ("", "0"):
         raise  # called from an except block only
     typer.echo(text, err=True)
-    if code == 1:
-        typer.echo("  (full traceback: infosteer --debug ..., or INFOSTEER_DEBUG=1)", err=True)
     raise SystemExit(code) from None

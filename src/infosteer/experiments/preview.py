@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from infosteer.experiments.inputs import check_layers, training_rows
 from infosteer.experiments.judge import load_sets
 from infosteer.experiments.recipe import Recipe
-from infosteer.experiments.run import check_layers, training_rows
 from infosteer.training.encode import IGNORED, encode_rows
 from infosteer.training.loading import load_tokenizer
 
@@ -20,13 +20,13 @@ def preview(recipe: Recipe, count: int) -> dict[str, Any]:
 
     Raises: InfoSteerError for whatever a run would refuse at its start.
     """
-    rows = training_rows(recipe, recipe.seeds[0])
+    training = training_rows(recipe, recipe.seeds[0])
     sets = load_sets(recipe)
     check_layers(recipe)
     tokenizer = load_tokenizer(recipe.model)
     train = recipe.train
     options = {"completion_only_loss": train.completion_only_loss, "max_length": train.max_length}
-    encoded = encode_rows(rows, tokenizer, **options)  # type: ignore[arg-type]
+    encoded = encode_rows(training.rows, tokenizer, **options)  # type: ignore[arg-type]
     lengths = [len(row["input_ids"]) for row in encoded.rows]
     batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
     steps = train.max_steps if train.max_steps > 0 else math.ceil(len(lengths) / batch * train.num_train_epochs)
@@ -37,7 +37,8 @@ def preview(recipe: Recipe, count: int) -> dict[str, Any]:
         "arms": "; ".join(f"{name}: {_arm(methods)}" for name, methods in recipe.arms.items()),
         "baseline": recipe.baseline,
         "seeds": f"{', '.join(map(str, recipe.seeds))} ({len(recipe.arms) * len(recipe.seeds)} trainings)",
-        "training rows": f"{len(rows)} from {recipe.data.train}; {rows.skipped} bad rows skipped",
+        "training rows": f"{len(training.rows)}, and {training.skipped} bad ones skipped",
+        "from": ", ".join(recipe.data.sources),
         "tokens a row": f"{min(lengths)} to {max(lengths)}, mean {sum(lengths) / len(lengths):.0f}",
         "cut at max_length": f"{encoded.truncated} rows; {encoded.dropped} dropped, no label left",
         "steps": f"about {steps} of {batch} rows, on one device"

@@ -33,7 +33,9 @@ _FORMAT_HELP = (
 class DataSettings:
     """The training rows."""
 
-    train: str = field(metadata={"help": "a JSONL, JSONL.gz or Parquet file, a folder, a hub id, or `lab:facts`"})
+    train: str | tuple[str, ...] = field(
+        metadata={"help": "a JSONL, JSONL.gz or Parquet file, a folder, a hub id, or `lab:facts`; or a list of such"}
+    )
     format: str | None = setting(None, _FORMAT_HELP)
     template: str = setting(
         "sections", "wording of instruction rows: sections, alpaca, plain, or a text with {instruction}"
@@ -42,11 +44,16 @@ class DataSettings:
         default_factory=dict, metadata={"help": "our column name -> the source's, e.g. `{prompt: question}`"}
     )
     split: str | None = setting(None, "split of a folder or hub data set")
-    limit: int | None = setting(None, "use only this many good rows", minimum=1)
+    limit: int | None = setting(None, "use only this many good rows of each source", minimum=1)
     skip_bad_rows: bool = setting(False, "count rows without the needed fields instead of stopping at the first")
     options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "settings of a generated source, e.g. `people: 40` for lab:facts"}
     )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The sources, one or many."""
+        return (self.train,) if isinstance(self.train, str) else self.train
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -175,7 +182,8 @@ def recipe_from(data: Mapping[str, Any], source: Source, folder: Path) -> Recipe
         for name, methods in recipe.arms.items()
     }
     sets = {n: replace(s, source=resolve_path(s.source, folder)) for n, s in recipe.evaluate.items()}
-    rows = replace(recipe.data, train=resolve_path(recipe.data.train, folder))
+    found = tuple(resolve_path(source, folder) for source in recipe.data.sources)
+    rows = replace(recipe.data, train=found[0] if isinstance(recipe.data.train, str) else found)
     return replace(recipe, arms=arms, evaluate=sets, data=rows, model=resolve_path(recipe.model, folder))
 
 
@@ -226,6 +234,8 @@ def _check(recipe: Recipe, source: Source) -> None:
         raise ConfigError(
             "Seeds must be different whole numbers from 0 to 2^32 - 1.", where=source.at(("seeds",)), got=recipe.seeds
         )
+    if not recipe.data.sources:
+        raise ConfigError("A recipe needs training rows.", where=source.at(("data", "train")))
     train = recipe.train
     if train.packing and train.max_length is None:
         raise ConfigError("Packing needs a sequence length.", where=source.at(("train", "max_length")), got=None)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from infosteer.errors import InfoSteerError, NoEffectError, NonFiniteLossError, RunError
+from infosteer.experiments.inputs import GENERATED, TrainingRows, check_layers, training_rows
 from infosteer.experiments.judge import evaluate_sets, load_sets, overlaps
 from infosteer.experiments.recipe import Recipe, read_raw, recipe_from, resolve_path
 from infosteer.experiments.reporter import Reporter
@@ -60,7 +61,7 @@ class Run:
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.reporter = reporter if self.main else Reporter()
         self.sets: dict[str, Any] = {}
-        self._rows: tuple[int, Any] | None = None
+        self._rows: tuple[int, TrainingRows] | None = None
 
     def run(self) -> Path:
         """Train what is not finished, in the order of seeds, so that whole comparisons come early."""
@@ -115,13 +116,13 @@ class Run:
     def _preflight(self) -> None:
         """Find out before the first step what would stop a later arm: sets, rows, layers that do not exist."""
         self.sets = load_sets(self.recipe)
-        rows = self._training_rows(self.recipe.seeds[0])
-        if rows.skipped:
-            self.reporter.note(f"{rows.skipped} bad rows skipped in {self.recipe.data.train}")
+        if skipped := self._training_rows(self.recipe.seeds[0]).skipped:
+            self.reporter.note(f"{skipped} bad rows skipped in {', '.join(self.recipe.data.sources)}")
         check_layers(self.recipe)
 
-    def _training_rows(self, seed: int) -> Any:
-        if self._rows is None or (self._rows[0] != seed and _generated(self.recipe)):
+    def _training_rows(self, seed: int) -> TrainingRows:
+        generated = any(source.startswith(GENERATED) for source in self.recipe.data.sources)
+        if self._rows is None or (self._rows[0] != seed and generated):
             self._rows = seed, training_rows(self.recipe, seed)
         return self._rows[1]
 
@@ -137,7 +138,7 @@ class Run:
                 self.reporter.note(f"{arm}, seed {seed}: goes on from step {begin}")
             self.folder.rewind(arm, seed, begin)
         self.reporter.training_started(arm=arm, seed=seed)
-        rows = self._training_rows(seed)
+        rows = self._training_rows(seed).rows
         try:
             trained = train_sft(
                 model=self.recipe.model,
@@ -221,48 +222,6 @@ class Run:
         )
         write_results(self.recipe, self.folder)
         self.reporter.training_failed(arm=arm, seed=seed, error=error)
-
-
-def training_rows(recipe: Recipe, seed: int) -> Any:
-    """The training rows of one seed; a generated source draws them from the seed, the same for every arm."""
-    from infosteer.training.rows import read_rows
-
-    data = recipe.data
-    options: dict[str, Any] = {"seed": seed, **data.options} if _generated(recipe) else data.options
-    return read_rows(
-        data.train,
-        purpose="train",
-        format=data.format,
-        split=data.split,
-        fields=data.fields,
-        template=data.template,
-        skip_bad_rows=data.skip_bad_rows,
-        limit=data.limit,
-        **options,
-    )
-
-
-def check_layers(recipe: Recipe) -> None:
-    """Every method's layers against the model's, without loading weights.
-
-    Raises: ArchitectureError for a model without known sites; ConfigError for layers that it does not have.
-    """
-    from infosteer.core.registry import build_method
-    from infosteer.models import locate
-    from infosteer.training.loading import load_skeleton
-
-    if not any(recipe.arms.values()):
-        return
-    sites = locate(load_skeleton(recipe.model), trust_structure=recipe.trust_structure)
-    for arm, methods in recipe.arms.items():
-        for index, mapping in enumerate(methods):
-            method = build_method(mapping, where=f"arms.{arm}[{index}]")
-            if hasattr(method, "select"):
-                method.select(sites)
-
-
-def _generated(recipe: Recipe) -> bool:
-    return recipe.data.train.startswith("lab:")
 
 
 def _pretrain(data: dict[str, Any], folder: Path, path: Path) -> Path:
