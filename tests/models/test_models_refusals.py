@@ -217,10 +217,12 @@ def test_nothing_is_left_behind(name: str) -> None:
         flags.append(module.training)
     counter = torch.zeros(1)
     model.register_buffer("counter", counter, persistent=False)
+    model.calls = 0
 
     def meddle(module: nn.Module, *_: Any) -> None:
         """A model that counts its calls, draws numbers and remembers things."""
         module.counter += torch.rand(1)
+        module.calls += 1
         module.last_draw = random.random() + np.random.rand()
 
     handle = model.register_forward_hook(meddle)
@@ -238,8 +240,31 @@ def test_nothing_is_left_behind(name: str) -> None:
     assert all(a is b for a, b in zip(deltas, (getattr(m, "rope_deltas", None) for m in model.modules()), strict=True))
     assert model.counter is counter
     assert counter.item() == 0
+    assert model.calls == 0
     handle.remove()
     assert no_hooks(model)
     assert model.state_dict().keys() == weights.keys()
     assert all(torch.equal(value, weights[key]) for key, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+class FullyShardedDataParallel(nn.Module):
+    """Named like FSDP1, which sets itself up in its first forward and breaks when that is undone."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._fsdp_wrapped_module = module
+        self.is_set_up = False
+
+    def forward(self, **inputs: Any) -> Any:
+        self.is_set_up = True
+        return self._fsdp_wrapped_module(**inputs)
+
+
+def test_fsdp1_is_not_rolled_back() -> None:
+    model = FullyShardedDataParallel(tiny("gpt2").train())
+    sites = locate(model)
+    assert sites[0].name == "_fsdp_wrapped_module.transformer.h.0.mlp.c_proj"
+    prove(model, sites)
+    assert model.is_set_up
+    assert all(module.training for module in model.modules())

@@ -21,6 +21,7 @@ from infosteer.models import (
     parameters_of,
     prove,
 )
+from infosteer.models.decoder import text_modules
 from infosteer.models.structure import infer_layout
 
 ROWS = sorted(TEXT)
@@ -189,6 +190,7 @@ def test_a_wrapper_is_located_in_its_text_decoder_only(model_type: str) -> None:
     sites = locate(model)
     text_type = WRAPPERS[model_type][0]
     assert model.config.get_text_config().model_type == text_type
+    assert {module.config.model_type for _, module in text_modules("", model)} == {text_type}
     assert len(sites) == model.config.get_text_config().num_hidden_layers
     tower = [name for name, _ in model.named_modules() if "vision" in name or "visual" in name]
     assert tower, "the wrapper has a vision tower"

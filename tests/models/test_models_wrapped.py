@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -182,6 +183,60 @@ def test_fsdp2(process_group: None) -> None:
     assert type(memory_vectors(sites[0])) is torch.Tensor
 
 
+def fsdp1(model: nn.Module, use_orig_params: bool = True) -> nn.Module:
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+    return FullyShardedDataParallel(
+        model,
+        auto_wrap_policy=ModuleWrapPolicy({type(model.model.layers[0])}),
+        use_orig_params=use_orig_params,
+        device_id=torch.device("cpu"),
+    )
+
+
+WRAP = "_fsdp_wrapped_module"
+
+
+def test_fsdp1(process_group: None) -> None:
+    model = fsdp1(tiny("llama"))
+    check(model, [f"{WRAP}.model.layers.{i}.{WRAP}.mlp.down_proj" for i in range(2)])
+
+
+def sharded(rank: int, store: str) -> None:
+    """One of two processes: prove, train a step, read the vectors."""
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
+
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    plain = tiny("llama")
+    vectors = memory_vectors(locate(plain)[0])
+    loss = plain(input_ids=tokens(), labels=tokens()).loss.item()
+    for use_orig_params in (True, False):
+        model = fsdp1(tiny("llama").train(), use_orig_params)
+        sites = check(model, [f"{WRAP}.model.layers.{i}.{WRAP}.mlp.down_proj" for i in range(2)])
+        with pytest.raises(SiteError, match="cannot be read as numbers"):
+            memory_vectors(sites[0])  # one rank holds nothing of it, the other a flat part
+        with FullyShardedDataParallel.summon_full_params(model):
+            assert torch.equal(memory_vectors(sites[0]), vectors)
+        out = model(input_ids=tokens(), labels=tokens())
+        assert out.loss.item() == pytest.approx(loss)
+        out.loss.backward()
+    model = tiny("llama").train()
+    mesh = init_device_mesh("cpu", (2,), mesh_dim_names=("fsdp",))
+    for part in (*model.model.layers, model):
+        fully_shard(part, mesh=mesh)
+    sites = check(model, [f"model.layers.{i}.mlp.down_proj" for i in range(2)])
+    assert torch.equal(memory_vectors(sites[0]), vectors)
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_fsdp_on_two_processes(tmp_path: Path) -> None:
+    torch.multiprocessing.spawn(sharded, (str(tmp_path / "store"),), nprocs=2)
+
+
 def test_tensor_parallelism_is_refused(process_group: None) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -254,6 +309,13 @@ def broken(weight: torch.Tensor) -> Site:
 )
 def test_unreadable_memory_vectors(weight: torch.Tensor, why: str) -> None:
     with pytest.raises(SiteError, match=why):
+        memory_vectors(broken(weight))
+
+
+def test_memory_vectors_whose_storage_is_freed() -> None:
+    weight = torch.zeros(HIDDEN, WIDTH)
+    weight.untyped_storage().resize_(0)  # what FSDP does between forwards
+    with pytest.raises(SiteError, match="keeps the values on other ranks"):
         memory_vectors(broken(weight))
 
 

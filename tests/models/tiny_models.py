@@ -150,8 +150,27 @@ QWEN25_VISION = {"depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_he
 QWEN3_VISION = {"depth": 2, "hidden_size": 16, "intermediate_size": 24, "num_heads": 2, "out_hidden_size": HIDDEN,
                 "deepstack_visual_indexes": [0], "num_position_embeddings": 16}  # fmt: skip
 
+IDEFICS = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+           "image_size": 28, "patch_size": 14}  # fmt: skip
+INTERN = IDEFICS | {"model_type": "internvl_vision", "image_size": [28, 28], "patch_size": [14, 14]}
+NAFLEX = IDEFICS | {"model_type": "siglip2_vision_model", "num_patches": 4}
+GEMMA4_VISION = {"model_type": "gemma4_vision", "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
+                 "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 8, "global_head_dim": 8}  # fmt: skip
+SAM = {"hidden_size": 16, "mlp_dim": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 64,
+       "patch_size": 16, "output_channels": 8, "global_attn_indexes": [1]}  # fmt: skip
+
 # wrapper type -> (type of its text decoder, its vision config, other arguments)
 WRAPPERS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+    "aya_vision": ("cohere2", SIGLIP, {"image_token_index": 63}),
+    "gemma4": ("gemma4_text", GEMMA4_VISION,
+               {"audio_config": None, "image_token_id": 60, "video_token_id": 61, "audio_token_id": 62}),
+    "got_ocr2": ("qwen2", SAM, {"image_token_index": 63}),
+    "idefics3": ("llama", IDEFICS, {"image_token_id": 60, "scale_factor": 2}),
+    "internvl": ("qwen2", INTERN, {"image_token_id": 60}),
+    "lfm2_vl": ("lfm2", NAFLEX, {"image_token_id": 60}),
+    "llava_next": ("mistral", CLIP, {"image_token_index": 63}),
+    "llava_onevision": ("qwen2", SIGLIP, {"image_token_index": 60, "video_token_index": 61}),
+    "smolvlm": ("llama", IDEFICS, {"image_token_id": 60, "scale_factor": 2}),
     "gemma3": ("gemma3_text", SIGLIP, {"mm_tokens_per_image": 4, "image_token_index": 63}),
     "llava": ("llama", CLIP, {"image_token_index": 63}),
     "mistral3": ("mistral", PIXTRAL, {"image_token_index": 63}),

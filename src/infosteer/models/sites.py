@@ -116,7 +116,7 @@ def _readable(weight: object, where: str, linear: nn.Module) -> torch.Tensor:
         raise _unreadable(where, linear, "it has no weight tensor (quantised?)", "load the model without quantisation")
     if weight.is_meta:
         raise _unreadable(where, linear, "its weight is on the meta device", "load the weights before reading them")
-    if weight.numel() == 0:
+    if weight.numel() == 0 or not (hasattr(weight, "full_tensor") or weight.untyped_storage().size()):
         raise _unreadable(
             where, linear, "its weight is empty (ZeRO-3 or FSDP keeps the values on other ranks)",
             "read it inside deepspeed.zero.GatheredParameters or FSDP.summon_full_params",
