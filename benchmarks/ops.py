@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from infosteer.ops.inject import inject_entropy
+from infosteer.ops.entropy import entropy_gradient_rows
+from infosteer.ops.inject import inject
 from infosteer.ops.intervene import intervene
 
 FRACTION = 0.01
@@ -102,18 +103,18 @@ def main() -> None:
         return intervene(k, FRACTION)
 
     def penalise(k: Tensor) -> Tensor:
-        return inject_entropy(k, None, scale)
+        return inject(k, None, scale, entropy_gradient_rows)
 
     works: dict[str, Callable[[], object]] = {
         "plain layer": through_layer(None),
         "layer + intervene": through_layer(lift),
-        "layer + inject_entropy": through_layer(penalise),
+        "layer + inject entropy": through_layer(penalise),
         "layer + both": through_layer(lambda k: penalise(lift(k))),
         "plain layer again": through_layer(None),
         "intervene alone": alone(lift),
         "  naive, sort": alone(naive_intervene),
         "  naive, topk": alone(naive_intervene_topk),
-        "inject_entropy alone": alone(penalise),
+        "inject entropy alone": alone(penalise),
         "  naive entropy loss": lambda: torch.autograd.grad(naive_entropy_loss(k), k),
     }
     times: dict[str, list[float]] = {name: [] for name in works}

@@ -53,7 +53,7 @@ def couple(
             share = gradient.detach().float() * factor / _divisor(call, num_items, gradient.device)
             for (index, coefficient, _), scale in call.scales.items():
                 # Through .data: to autograd's version counter an open write would look like a conflict.
-                scale.data.copy_(share * (-coefficient * call.strengths[index]))  # inject() subtracts
+                scale.data.copy_(share * (coefficient * call.strengths[index]))
 
     # A hook on the loss runs first in its backward, and sees whatever multiplied the loss since.
     loss.register_hook(fill_scales)

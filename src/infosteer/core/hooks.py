@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -88,8 +89,7 @@ class EntryHook:
 def entry_hooks(session: Session, model: nn.Module, site_names: Sequence[str]) -> list[Any]:
     """Puts entry hooks on the model and on every module between it and its decoder layers."""
     handles: list[Any] = []
-    parts = [name.split(".") for name in site_names]
-    common = [names[0] for names in zip(*parts, strict=False) if len(set(names)) == 1] if len(parts) > 1 else parts[0]
+    common = list(os.path.commonprefix([name.split(".") for name in site_names]))
     for depth in range(len(common) + 1):
         module = model.get_submodule(".".join(common[:depth]))
         if isinstance(module, (nn.ModuleList, nn.ModuleDict)) or module in {site.module for site in session.sites}:

@@ -92,7 +92,8 @@ class Session:
 
         self._adapters = adapter_layers(model)
         self.plans = self._make_plans()
-        prove(model, [plan.site for plan in self.plans])
+        if self.plans:
+            prove(model, [plan.site for plan in self.plans])
         self._handles: list[Any] = []
         self._applied: list[tuple[int, Handle]] = []
         try:
@@ -200,13 +201,14 @@ class Session:
         if self._paused:
             strengths = (0.0,) * len(strengths)
         first = self._first_batch is not None and training
-        wanted = first or (self.measure_every > 0 and self.step % self.measure_every == 0)
+        wanted = self.measure_every > 0 and self.step % self.measure_every == 0
+        wanted = first or (wanted if self.measure_next is None else self.measure_next)
         call = Call(
             training=training,
             policy=self.model.training and not self._paused and not adapters_off(self._adapters),
             step=self.step,
             strengths=strengths,
-            measure=training and (wanted if self.measure_next is None else self.measure_next),
+            measure=training and wanted,
             values=training and self.values,
         )
         if training:

@@ -2,11 +2,11 @@
 
 ``inject`` is the identity on the key coefficients; its backward pass adds the gradient of
 
-    - scale * sum_rows row_weight[row] * H(k[row])
+    scale * sum_rows row_weight[row] * r(k[row])
 
-to the gradient that comes from the layers above. ``scale`` is a 0-dim tensor that is read in the backward pass:
-``scale_probe``, an identity on the loss, runs before everything else there and writes into it the number by which the
-loss was really multiplied (micro-batches, world size, an fp16 scaler), times the penalty's own factors.
+to the gradient that comes from the layers above, for a function r of a row. ``scale`` is a 0-dim tensor that is read in
+the backward pass: a hook on the loss runs before everything else there and writes into it the number by which the loss
+was really multiplied (micro-batches, world size, an fp16 scaler), times the penalty's own coefficient.
 
 Why it is right under activation checkpointing: the gradient depends on nothing but ``k``, which is saved in the usual
 way and hence recomputed where the trainer recomputes. ``row_weight`` and ``scale`` are held by reference, not saved: a
@@ -18,31 +18,28 @@ Shape letters: R rows, M memories.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from infosteer.errors import ConfigError
-from infosteer.ops.entropy import NORMALIZATIONS, entropy_gradient_rows
 from infosteer.ops.once import differentiable_once
-from infosteer.ops.select import check_choice, check_floating, rows_per_chunk
+from infosteer.ops.select import check_floating, rows_per_chunk
 
 GradRows = Callable[[Tensor], Tensor]
 
 
 def inject(k: Tensor, row_weight: Tensor | None, scale: Tensor, grad_rows: GradRows) -> Tensor:
-    """Identity on ``k`` whose backward pass adds ``-scale * row_weight[row] * dH/dk``.
+    """Identity on ``k`` whose backward pass adds ``scale * row_weight[row] * dr/dk``.
 
     Args:
         k: (..., M) key coefficients.
         row_weight: floating, one number a row of ``k`` in any shape of R entries (rows with weight 0 are left alone),
             or None for all ones.
         scale: 0-dim floating tensor, read in the backward pass.
-        grad_rows: pure function from rows (R, M) of k's dtype to a new tensor (R, M) ``dH/dk`` in float32 (float64 for
+        grad_rows: pure function from rows (R, M) of k's dtype to a new tensor (R, M) ``dr/dk`` in float32 (float64 for
             float64). Called in the backward pass, perhaps on chunks of rows; every row must be treated on its own.
 
     Returns:
@@ -69,77 +66,6 @@ def inject(k: Tensor, row_weight: Tensor | None, scale: Tensor, grad_rows: GradR
         )
     out: Tensor = _Inject.apply(k, row_weight, scale, grad_rows)
     return out
-
-
-def inject_entropy(k: Tensor, row_weight: Tensor | None, scale: Tensor, normalization: str = "magnitude") -> Tensor:
-    """``inject`` with the entropy of the coefficients: the backward pass adds the gradient of ``-scale * sum w H(k)``.
-
-    Args:
-        k: (..., M) key coefficients.
-        row_weight: one number a row, or None for all ones.
-        scale: 0-dim floating tensor, read in the backward pass.
-        normalization: ``"magnitude"``, ``"square"`` or ``"softmax"``, as in ``key_entropy``.
-
-    Returns:
-        A view of ``k``.
-
-    Raises:
-        ConfigError: unknown normalization, or as ``inject``.
-    """
-    check_choice("normalization", normalization, NORMALIZATIONS)
-    return inject(k, row_weight, scale, partial(entropy_gradient_rows, normalization=normalization))
-
-
-def scale_probe(
-    loss: Tensor,
-    scales: Sequence[Tensor] | Callable[[Tensor], None],
-    factors: Sequence[float | Tensor] | None = None,
-) -> Tensor:
-    """Identity on the loss that tells penalties, first thing in the backward pass, how the loss was scaled.
-
-    The backward pass writes ``grad_output * factors[i]`` into ``scales[i]`` in place (through ``.data``, so that no
-    version counter moves), or calls ``scales(grad_output)`` where a function is given.
-
-    Args:
-        loss: 0-dim loss; returned as it is when it needs no gradient.
-        scales: tensors handed to ``inject`` in the same forward pass, or a function of the 0-dim gradient.
-        factors: one number or 0-dim tensor for each tensor of ``scales``; None for all ones.
-
-    Returns:
-        A view of ``loss``.
-
-    Raises:
-        ConfigError: the loss is not a scalar, or factors and scales differ in number.
-    """
-    if loss.dim() != 0:
-        raise ConfigError("The loss is not a scalar.", where="loss", got=tuple(loss.shape), expected="shape ()")
-    if not callable(scales) and factors is not None and len(factors) != len(scales):
-        raise ConfigError(
-            "Factors and scales differ in number.", where="factors", got=len(factors), expected=len(scales)
-        )
-    if not (loss.requires_grad and torch.is_grad_enabled()):
-        return loss
-    write = scales if callable(scales) else partial(_write, tuple(scales), None if factors is None else tuple(factors))
-    out: Tensor = _ScaleProbe.apply(loss, write)
-    return out
-
-
-def _write(scales: tuple[Tensor, ...], factors: tuple[float | Tensor, ...] | None, grad: Tensor) -> None:
-    for i, scale in enumerate(scales):
-        scale.data.copy_(grad.to(scale.dtype) * (1.0 if factors is None else factors[i]))
-
-
-class _ScaleProbe(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, loss: Tensor, write: Callable[[Tensor], None]) -> Tensor:
-        ctx.write = write
-        return loss.view_as(loss)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        ctx.write(grad.detach())
-        return grad, None
 
 
 @torch.library.custom_op("infosteer::read_scale", mutates_args=())
@@ -170,12 +96,12 @@ class _Inject(torch.autograd.Function):
         if torch.compiler.is_compiling() or k.device.type != "cpu":
             scale = _read_scale(ctx.scale, grad)
             slope = ctx.grad_rows(k_rows)
-            factor = -scale.to(slope.dtype) if weight is None else -scale.to(slope.dtype) * weight.to(slope.dtype)
+            factor = scale.to(slope.dtype) if weight is None else scale.to(slope.dtype) * weight.to(slope.dtype)
             total = torch.addcmul(grad_rows.to(slope.dtype), slope, factor).to(grad.dtype)
             total = torch.where(factor == 0, grad_rows, total)  # left alone even where the slope is not finite
             return total.view(grad.shape), None, None, None
         return (
-            _inject_rows(k_rows, grad_rows, weight, -float(ctx.scale), ctx.grad_rows).view(grad.shape),
+            _inject_rows(k_rows, grad_rows, weight, float(ctx.scale), ctx.grad_rows).view(grad.shape),
             None,
             None,
             None,
