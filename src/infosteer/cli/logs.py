@@ -26,18 +26,22 @@ class _Once(logging.Filter):
         return new
 
 
+class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]
+    """The command line's own handler."""
+
+
 def show_log(main: bool = True) -> None:
     """Print the package's warnings (only errors on other ranks); with --debug its notes too."""
     debug = os.environ.get("INFOSTEER_DEBUG", "") not in ("", "0")
     logger = logging.getLogger("infosteer")
     logger.setLevel(logging.ERROR if not main else logging.INFO if debug else logging.WARNING)
     logging.getLogger(_PROGRESS).setLevel(logging.INFO if main else logging.ERROR)
-    if not logger.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-        handler.addFilter(_Once())
-        logger.addHandler(handler)
-        logger.propagate = False
+    for old in [handler for handler in logger.handlers if isinstance(handler, _Terminal)]:
+        logger.removeHandler(old)  # it holds the stderr of then
+    handler = _Terminal(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    handler.addFilter(_Once())
+    logger.addHandler(handler)
     # read when transformers and the hub client are first imported, which is later than this
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -55,7 +55,7 @@ def main() -> None:
     from infosteer.errors import InfoSteerError
 
     try:
-        app()
+        app(prog_name="infosteer")
     except KeyboardInterrupt:
         _fail("Interrupted. What is finished is kept; the same command goes on from there.", 130)
     except InfoSteerError as error:

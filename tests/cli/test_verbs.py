@@ -1,0 +1,207 @@
+"""Every verb: what it prints, for people and for programs, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+
+VERBS = ("run", "demo", "validate", "locate", "ls", "show", "new", "env")
+Call = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def recipe(inputs: Path, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tiny.recipe(inputs, seeds=[1]), sort_keys=False))
+    return path
+
+
+def test_help_needs_no_torch_and_no_time() -> None:
+    code = (
+        "import sys, time; sys.argv = ['infosteer', '--help']\n"
+        "from infosteer.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as e: assert not e.code\n"
+        "heavy = {'torch', 'transformers', 'numpy', 'datasets', 'trl'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+        "assert time.process_time() < 0.5, time.process_time()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    for verb in VERBS:
+        assert f" {verb} " in done.stdout
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(infosteer: Call, verb: str) -> None:
+    code, out, _ = infosteer(verb, "--help")
+    assert code == 0
+    assert "Usage: infosteer " + verb in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--no-such-option",),
+        ("no-such-verb",),
+        ("run",),
+        ("run", "demo", "learning_rate"),
+        ("new", "nowhere", "key_noise"),
+        ("new", "penalties", "Bad-Name"),
+        ("new", "penalties", "class"),
+        ("validate", "demo", "--rows", "-1"),
+    ],
+)
+def test_bad_usage_exits_with_2(infosteer: Call, arguments: tuple[str, ...]) -> None:
+    code, _, err = infosteer(*arguments)
+    assert code == 2
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "no-such-recipe"),
+        ("run", "demo", "train.lerning_rate=1"),
+        ("show", "no_such_method"),
+        ("ls", "nothing/*"),
+        ("locate", "/no/such/model"),
+        ("validate", "/no/such/recipe.yaml"),
+    ],
+)
+def test_errors_exit_with_1_and_no_traceback(infosteer: Call, arguments: tuple[str, ...]) -> None:
+    code, out, err = infosteer(*arguments)
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: ")
+    assert "Traceback" not in err
+    assert "docs/errors/" in err
+
+
+def test_debug_shows_the_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "infosteer", "--debug", "show", "no_such_method"], capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+    assert "ConfigError" in done.stderr
+
+
+def test_an_unexpected_error_is_short_too(infosteer: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    from infosteer.core import registry
+
+    def broken(pattern: str = "*") -> list[str]:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(registry, "list_methods", broken)
+    code, _, err = infosteer("ls")
+    assert code == 1
+    assert "Unexpected error (ZeroDivisionError): a bug" in err
+    assert "Traceback" not in err
+
+
+def test_run_prints_tables_and_goes_on(infosteer: Call, recipe: Path, tmp_path: Path) -> None:
+    code, out, err = infosteer("run", recipe, "--output", tmp_path / "out", "train.max_steps=2")
+    assert code == 0, err
+    for word in ("Mean by arm", "Difference from plain", "lift", "id/answer_nll", "one seed"):
+        assert word in out
+    assert str(tmp_path / "out" / "results.json") in out
+    assert "2 trainings, 0 finished before" in err
+    code, out, err = infosteer("run", recipe, "-o", tmp_path / "out", "train.max_steps=2", "--json")
+    assert code == 0
+    assert "2 trainings, 2 finished before" in err
+    assert json.loads(out) == json.loads((tmp_path / "out" / "results.json").read_text())
+    code, _, err = infosteer("run", recipe, "-o", tmp_path / "out", "train.max_steps=3")
+    assert code == 1
+    assert "train.max_steps: 2 -> 3" in err
+
+
+def test_a_failed_arm_shows_the_others_and_exits_with_1(infosteer: Call, recipe: Path, tmp_path: Path) -> None:
+    wild = "arms.wild=[{method: key_lift, alpha: 1e38, fraction: 1}, {method: key_lift, alpha: 1e38, fraction: 1}]"
+    code, out, err = infosteer("run", recipe, "-o", tmp_path / "out", wild, "train.max_steps=2")
+    assert code == 1
+    assert "1 of 3 trainings failed" in err
+    assert "Mean by arm" in out
+    assert "wild, seed 1" in out
+
+
+def test_bad_rows_are_named_or_counted(infosteer: Call, recipe: Path, inputs: Path, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text((inputs / "train.jsonl").read_text() + '{"prompt": "only"}\n')
+    change = f"data.train={rows}"
+    code, _, err = infosteer("run", recipe, "-o", tmp_path / "out", change)
+    assert code == 1
+    assert "rows.jsonl:25" in err
+    code, _, err = infosteer("run", recipe, "-o", tmp_path / "out2", change, "--skip-bad-rows", "arms={plain: []}")
+    assert code == 0, err
+    assert "1 bad rows skipped" in err
+
+
+def test_validate_shows_tokens_and_loss_mask(infosteer: Call, recipe: Path) -> None:
+    code, out, err = infosteer("validate", recipe, "--rows", "2")
+    assert code == 0, err
+    assert "24, and 0 bad ones skipped" in out
+    assert "row 1: " in out
+    assert "[<end>]" in out, "the end token carries loss"
+    code, out, _ = infosteer("validate", recipe, "--rows", "1", "--json")
+    tokens = json.loads(out)["rows"][0]["tokens"]
+    assert "".join(t["text"] for t in tokens if not t["loss"]).endswith(" -> ")
+    assert [t["text"] for t in tokens if t["loss"]][-1] == "<end>"
+
+
+def test_validate_finds_layers_that_do_not_exist(infosteer: Call, recipe: Path) -> None:
+    code, _, err = infosteer("validate", recipe, "arms.lift[0].layers=[0, 9]")
+    assert code == 1
+    assert "9" in err
+
+
+def test_locate(infosteer: Call, inputs: Path) -> None:
+    code, out, _ = infosteer("locate", inputs / "model")
+    assert code == 0
+    assert "model.layers.1.mlp.down_proj" in out
+    code, out, _ = infosteer("locate", inputs / "model", "--json", "--prove")
+    facts = json.loads(out)
+    assert code == 0
+    assert facts["proven"]
+    assert [(site["layer"], site["width"], site["hidden"]) for site in facts["sites"]] == [(0, 64, 32), (1, 64, 32)]
+
+
+def test_ls(infosteer: Call) -> None:
+    _, out, _ = infosteer("ls")
+    for name in ("interventions/key_lift", "penalties/key_entropy", "params/protect_memory"):
+        assert name in out
+    code, out, _ = infosteer("ls", "penalties/*", "--json")
+    assert code == 0
+    rows = json.loads(out)
+    assert rows
+    assert all(row["name"].startswith("penalties/") and row["summary"] for row in rows)
+    code, out, _ = infosteer("ls", "--recipes", "--json")
+    assert {"demo", "arc-easy", "gsm8k", "qwen2.5-1.5b-lora"} <= {row["name"] for row in json.loads(out)}
+
+
+def test_show(infosteer: Call) -> None:
+    code, out, _ = infosteer("show", "key_lift")
+    assert code == 0
+    assert "interventions/key_lift" in out
+    _, out, _ = infosteer("show", "penalties/key_entropy", "--json")
+    settings = json.loads(out)["settings"]
+    assert settings["weight"]["default"] == 0.01
+    assert settings["weight"]["help"]
+    _, out, _ = infosteer("show", "key_lift", "--recipe")
+    assert "key_lift" in yaml.safe_load(out)["arms"]["intervention"][0].values()
+
+
+def test_env(infosteer: Call) -> None:
+    code, out, _ = infosteer("env")
+    assert code == 0
+    assert "torch" in out
+    _, out, _ = infosteer("env", "--json")
+    facts = json.loads(out)
+    assert facts["packages"]["transformers"]
+    assert set(facts["extras"]) == {"eval", "plots", "kernels", "scale", "track"}
