@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 
 from infosteer.errors import ConfigError, DataError, NonFiniteLossError, RunError
 from infosteer.lab.corpus import HELD_OUT_SHARE, is_held_out, read_general_text
-from infosteer.training.pretrain import run_pretrain
+from infosteer.training.pretrain import _Run, run_pretrain
 from infosteer.training.pretrain_config import PretrainConfig, config_from_recipe
 
 TINY = {
     "stage": "pretrain",
-    "steps": 4,
-    "batch_size": 4,
+    "stages": [
+        {"steps": 2, "people": 12, "lab_share": 0.6, "batch_size": 4},
+        {"steps": 2, "people": 5, "lab_share": 0.9, "batch_size": 2},
+    ],
     "sequence_length": 32,
     "long_every": 3,
     "long_length": 64,
@@ -58,6 +60,10 @@ def text_folder(tmp_path):
     return folder
 
 
+def stages(steps: int) -> list[dict]:
+    return [{"steps": steps, "people": 12, "lab_share": 0.6, "batch_size": 4}]
+
+
 def recipe(folder=None, **train):
     data = {"lab": "facts", "general_text": str(folder) if folder else None, "general_files": ["a.txt.xz"]}
     return {"train": {**TINY, **train}, "data": data}
@@ -82,6 +88,8 @@ def test_two_runs_agree_and_a_resumed_one_too(text_folder, tmp_path) -> None:
         assert tensor.dtype == torch.bfloat16
         assert torch.equal(tensor, weights(tmp_path / "again")[name])
         assert torch.equal(tensor, weights(tmp_path / "parts")[name])
+    assert (tmp_path / "parts/metrics.jsonl").read_text().count('"step": 4') == 1
+    assert finished["biographies"] == report["biographies"]
     assert finished["recall"] == report["recall"]
     assert finished["bits_per_byte"] == report["bits_per_byte"]
     assert not (tmp_path / "parts" / "checkpoint").exists()
@@ -98,14 +106,29 @@ def test_two_runs_agree_and_a_resumed_one_too(text_folder, tmp_path) -> None:
 
 
 def test_training_lowers_the_loss(tmp_path) -> None:
-    run_pretrain(recipe(steps=60, learning_rate=1e-2, logging_steps=5), tmp_path)
+    run_pretrain(recipe(stages=stages(60), learning_rate=1e-2, logging_steps=5), tmp_path)
     losses = [json.loads(line)["lab"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0] - 1
 
 
+def test_stages_change_people_and_batches(tmp_path) -> None:
+    config = config_from_recipe(recipe())
+    assert [config.stage_at(step) for step in range(6)] == [0, 0, 1, 1, 1, 1]
+    assert config.steps == 4
+    assert config.tokens == 2 * 4 * 32 + 2 * 2 * 32
+    run = _Run(config, tmp_path)
+    assert len(run.lab.world.people) == 12
+    assert run.batch(0)[0].shape == (4, 33)
+    told = run.lab.position
+    assert run.batch(2)[0].shape == (2, 65)  # every third step is a long one, of at least two rows
+    assert run.lab.world.people == run.world.people[-5:]
+    assert run.told == told
+    assert run.batch(3)[0].shape == (2, 33)
+
+
 def test_a_missing_folder_is_said_and_lab_text_suffices(tmp_path, caplog) -> None:
     with caplog.at_level(logging.WARNING):
-        report = run_pretrain(recipe(tmp_path / "nowhere", steps=1), tmp_path / "run")
+        report = run_pretrain(recipe(tmp_path / "nowhere", stages=stages(1)), tmp_path / "run")
     assert "does not exist: training on lab text alone" in caplog.text
     assert report["bits_per_byte"] == {}
     assert report["general_tokens_available"] == 0
@@ -149,9 +172,13 @@ def test_unreadable_text_is_said_plainly(text_folder) -> None:
     [
         ("train", "learning_rat", 1, "did you mean learning_rate?"),
         ("data", "general_tetx", "x", "did you mean general_text?"),
-        ("train", "steps", 0, "at least 1"),
+        ("train", "sequence_length", 0, "at least 1"),
+        ("train", "stages", [], "at least one stage"),
+        ("train", "stages", [{"steps": 3}], "train.stages[0]"),
+        ("train", "stages", [{"steps": 3, "people": 9999, "lab_share": 0.5, "batch_size": 2}], "at most the world's"),
+        ("train", "stages", [{"steps": 3, "people": 9, "lab_share": 1.5, "batch_size": 2}], "0 to 1"),
         ("train", "learning_rate", float("nan"), "positive"),
-        ("train", "lab_share", 1.5, "0 to 1"),
+        ("train", "decay_share", 1.5, "0 to 1"),
         ("data", "lab", "sums", "expected: facts"),
     ],
 )
@@ -171,6 +198,5 @@ def test_the_shipped_recipe_is_the_default() -> None:
     assert shipped["train"]["stage"] == "pretrain"
     assert config.steps > 1000
     assert config.general_files
-    assert {key: getattr(PretrainConfig(), key) for key in shipped["train"] if key != "stage"} == {
-        key: value for key, value in shipped["train"].items() if key != "stage"
-    }
+    default = PretrainConfig(**{name: getattr(config, name) for name in ("general_text", "general_files")})
+    assert config == default

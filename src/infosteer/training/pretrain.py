@@ -9,7 +9,6 @@ import ctypes
 import json
 import logging
 import math
-import os
 import random
 import shutil
 import time
@@ -20,14 +19,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 
-from infosteer.errors import NonFiniteLossError, RunError
+from infosteer.errors import NonFiniteLossError
 from infosteer.lab.card import model_card
 from infosteer.lab.corpus import LabRows, encode_stream, general_rows, read_general_text
 from infosteer.lab.facts import World, biography_at, make_world
 from infosteer.lab.report import base_report
 from infosteer.lab.tokenizer import train_tokenizer
+from infosteer.training.pretrain_checkpoint import read_checkpoint, write_checkpoint
 from infosteer.training.pretrain_config import PretrainConfig, config_from_recipe
 
 logger = logging.getLogger(__name__)
@@ -91,7 +90,9 @@ class _Run:
             self.tokenizer = train_tokenizer([*text.train, *lab], vocabulary=config.vocabulary)
         self.general = encode_stream(text.train, self.tokenizer)
         self.held_out = encode_stream(text.held_out, self.tokenizer)
-        self.lab = LabRows(self.world, self.tokenizer, seed=config.seed)
+        self.told = 0  # biographies in the stages before this one
+        self.stage = -1
+        self.enter(0)
         torch.manual_seed(config.seed)
         end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
         self.model = LlamaForCausalLM(
@@ -122,17 +123,28 @@ class _Run:
             len(self.held_out),
         )
 
+    def enter(self, stage: int, position: int = 0) -> None:
+        """Take biographies from a stage's people; each stage has a text of its own."""
+        self.stage = stage
+        people = self.config.stages[stage]["people"]
+        world = World(people=self.world.people[-people:])
+        self.lab = LabRows(world, self.tokenizer, seed=self.config.seed + stage, position=position)
+
     def batch(self, step: int) -> tuple[torch.Tensor, int]:
         """Rows (B, T + 1) of a step, lab rows first, and how many these are."""
         c = self.config
+        if c.stage_at(step) != self.stage:
+            self.told += self.lab.position
+            self.enter(c.stage_at(step))
+        stage = c.stages[self.stage]
         long = (step + 1) % c.long_every == 0
         length = c.long_length if long else c.sequence_length
-        rows = max(2, c.batch_size * c.sequence_length // length)
+        rows = max(2, stage["batch_size"] * c.sequence_length // length)
         # The share is kept over steps, not within each: the fraction of a row that is left over is drawn.
         n_lab = (
             rows
             if len(self.general) <= length
-            else int(rows * c.lab_share + random.Random(f"{c.seed}/{step}").random())
+            else int(rows * stage["lab_share"] + random.Random(f"{c.seed}/{step}").random())
         )
         parts = [self.lab.take(n_lab, length + 1)] if n_lab else []
         if n_lab < rows:
@@ -198,7 +210,7 @@ class _Run:
     def progress(self) -> dict[str, Any]:
         return {
             "steps": self.step,
-            "biographies_per_person": self.lab.position / self.config.people,
+            "biographies": self.told + self.lab.position,
             "wall_seconds": self.wall(),
             "cpu_seconds": self.cpu(),
         }
@@ -218,7 +230,7 @@ class _Run:
         return {
             "finished": True,
             **self.progress(),
-            "tokens": c.steps * c.batch_size * c.sequence_length,
+            "tokens": c.tokens,
             **report,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
@@ -236,55 +248,29 @@ class _Run:
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def _fingerprint(self) -> dict[str, Any]:
-        """What must agree for a resume; steps may change, as the learning rate depends on them only near the end."""
-        free = {"steps", "max_minutes", "threads", "logging_steps", "save_steps", "recall_people", "general_text"}
+        """What must agree for a resume."""
+        free = {"max_minutes", "threads", "logging_steps", "save_steps", "recall_people", "general_text"}
         return json.loads(json.dumps({k: v for k, v in asdict(self.config).items() if k not in free}))
 
     def save_checkpoint(self) -> None:
-        """Weights, optimizer state and position, written beside the old checkpoint and swapped in whole."""
-        fresh = self.checkpoint.with_suffix(".new")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        tensors: dict[str, torch.Tensor] = {}
-        for name, p in self.model.named_parameters():
-            state = self.optimizer.state[p]
-            tensors |= {name: p.detach(), f"avg.{name}": state["exp_avg"], f"sq.{name}": state["exp_avg_sq"]}
-        save_file(tensors, fresh / "state.safetensors")
-        self.tokenizer.save_pretrained(fresh)
-        state = {"step": self.step, "position": self.lab.position, "wall": self.wall(), "cpu": self.cpu()}
-        (fresh / "state.json").write_text(json.dumps(state | {"config": self._fingerprint()}))
-        old = self.checkpoint.with_suffix(".old")
-        shutil.rmtree(old, ignore_errors=True)
-        if self.checkpoint.exists():
-            os.replace(self.checkpoint, old)
-        os.replace(fresh, self.checkpoint)
-        shutil.rmtree(old, ignore_errors=True)
+        """Everything that a resume needs."""
+        state = {"step": self.step, "told": self.told, "position": self.lab.position}
+        clocks = {"wall": self.wall(), "cpu": self.cpu()}
+        write_checkpoint(
+            self.checkpoint,
+            self.model,
+            self.optimizer,
+            {**state, **clocks, "config": self._fingerprint()},
+            save_also=self.tokenizer.save_pretrained,
+        )
 
     def resume(self) -> None:
         """Load the checkpoint, if there is one."""
-        if not (self.checkpoint / "state.json").exists():
+        state = read_checkpoint(self.checkpoint, self.model, self.optimizer, self._fingerprint())
+        if state is None:
             return
-        state = json.loads((self.checkpoint / "state.json").read_text())
-        ours = self._fingerprint()
-        differing = [key for key in ours if state["config"].get(key) != ours[key]]
-        if differing:
-            raise RunError(
-                "The output folder holds a checkpoint of other settings.",
-                where=str(self.checkpoint),
-                got=", ".join(f"{key}={state['config'].get(key)}" for key in differing),
-                expected=", ".join(f"{key}={ours[key]}" for key in differing),
-                fix="choose another output folder, or remove the checkpoint",
-            )
-        tensors = load_file(self.checkpoint / "state.safetensors")
-        with torch.no_grad():
-            for name, p in self.model.named_parameters():
-                p.copy_(tensors[name])
-                self.optimizer.state[p] = {
-                    "step": torch.tensor(float(state["step"])),
-                    "exp_avg": tensors[f"avg.{name}"].clone(),
-                    "exp_avg_sq": tensors[f"sq.{name}"].clone(),
-                }
-        self.step, self.lab.position = state["step"], state["position"]
+        self.step, self.told = state["step"], state["told"]
+        self.enter(self.config.stage_at(self.step - 1), state["position"])
         self.wall_before, self.cpu_before = state["wall"], state["cpu"]
         logger.info("resumed at step %d", self.step)
 
