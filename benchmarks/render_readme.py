@@ -1,0 +1,163 @@
+"""Puts measured numbers into the README and the method cards: ``python benchmarks/render_readme.py [--check]``.
+
+The only source is ``docs/evidence/demo/results.json``; without it the places stay empty. ``--check`` changes nothing
+and exits with 1 when a page says something else than the results. A test compares them too.
+
+Places: between ``<!-- demo-table:begin -->`` and ``<!-- demo-table:end -->``, and after ``<!-- measured: demo ARM -->``
+up to ``<!-- measured: end -->``, which is added where it is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "evidence" / "demo" / "results.json"
+TABLE = re.compile(r"(?<=<!-- demo-table:begin -->\n).*?(?=<!-- demo-table:end -->)", re.DOTALL)
+CARD = re.compile(
+    r"<!-- measured: demo (?P<arm>[\w-]+) -->(?:(?:(?!<!-- measured: ).)*<!-- measured: end -->)?", re.DOTALL
+)
+# Measure -> its words, the factor to show it with, digits.
+SHOWN = {
+    "exact_match": ("right answers, %", 100.0, 1),
+    "answer_nll": ("loss on the answer, nats a token", 1.0, 3),
+    "nll": ("loss on the text, nats a token", 1.0, 3),
+    "bits_per_byte": ("loss on the text, bits a byte", 1.0, 3),
+}
+
+
+def pages() -> list[Path]:
+    """The README and every card."""
+    return [ROOT / "README.md", *sorted((ROOT / "src" / "infosteer" / "methods").glob("*/*/card.md"))]
+
+
+def render(text: str, results: Mapping[str, Any] | None) -> str:
+    """A page's text with its measured places filled, or emptied where there are no results.
+
+    Raises: KeyError for a card that names an arm which the results do not have.
+    """
+    table = demo_table(results) if results else ""
+    text = TABLE.sub(lambda _: table, text)
+
+    def card(match: re.Match[str]) -> str:
+        marker = f"<!-- measured: demo {match['arm']} -->"
+        return f"{marker}\n{arm_table(results, match['arm'])}<!-- measured: end -->" if results else marker
+
+    return CARD.sub(card, text)
+
+
+def demo_table(results: Mapping[str, Any]) -> str:
+    """Every shown metric by arm: means with intervals, and differences from the baseline."""
+    means, differences, metrics = _index(results)
+    arms = list(dict.fromkeys(row["arm"] for row in results["summary"]))
+    lines = ["| | " + " | ".join(arms) + " |", "|---|" + "---|" * len(arms)]
+    for metric in metrics:
+        cells = []
+        for arm in arms:
+            row, pair = means.get((arm, metric)), differences.get((arm, metric))
+            if row is None:
+                cells.append("-")
+            elif pair is None:
+                cells.append(f"{_number(metric, row['mean'])} ({_span(metric, row)})")
+            else:
+                cells.append(f"{_number(metric, row['mean'])}; {_difference(metric, pair)}")
+        lines.append(f"| {_label(metric)} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, "", _caption(results), ""])
+
+
+def arm_table(results: Mapping[str, Any], arm: str) -> str:
+    """One arm beside the baseline, a metric a row.
+
+    Raises: KeyError for an arm without comparisons.
+    """
+    means, differences, metrics = _index(results)
+    metrics = [metric for metric in metrics if (arm, metric) in differences]
+    if not metrics:
+        raise KeyError(f"the results compare no arm '{arm}'")
+    baseline = differences[arm, metrics[0]]["baseline"]
+    lines = [f"| | {baseline} | {arm} | difference | p |", "|---|---|---|---|---|"]
+    for metric in metrics:
+        pair = differences[arm, metric]
+        before, after = (_number(metric, means[name, metric]["mean"]) for name in (baseline, arm))
+        lines.append(
+            f"| {_label(metric)} | {before} | {after} | {_difference(metric, pair)} | {_p_value(pair['p_value'])} |"
+        )
+    return "\n".join([*lines, "", _caption(results), ""])
+
+
+def _index(results: Mapping[str, Any]) -> tuple[dict[Any, Any], dict[Any, Any], list[str]]:
+    means = {(row["arm"], row["metric"]): row for row in results["summary"]}
+    differences = {(row["arm"], row["metric"]): row for row in results["comparisons"]}
+    found = dict.fromkeys(row["metric"] for row in results["summary"])
+    order = {measure: place for place, measure in enumerate(SHOWN)}
+    shown = [metric for metric in found if _measure(metric) in SHOWN]
+    return means, differences, sorted(shown, key=lambda metric: order[_measure(metric)])
+
+
+def _measure(metric: str) -> str:
+    return metric.rpartition("/")[2]
+
+
+def _label(metric: str) -> str:
+    name, _, measure = metric.rpartition("/")
+    return f"`{name}`: {SHOWN[measure][0]}"
+
+
+def _number(metric: str, value: float, sign: str = "") -> str:
+    _, factor, digits = SHOWN[_measure(metric)]
+    rounded = round(factor * value, digits) + 0.0  # no negative zero
+    return f"{rounded:{sign}.{digits}f}"
+
+
+def _span(metric: str, row: Mapping[str, Any], sign: str = "") -> str:
+    return f"{_number(metric, row['low'], sign)} to {_number(metric, row['high'], sign)}"
+
+
+def _difference(metric: str, pair: Mapping[str, Any]) -> str:
+    return f"{_number(metric, pair['difference'], '+')} ({_span(metric, pair, '+')})"
+
+
+def _p_value(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _caption(results: Mapping[str, Any]) -> str:
+    seeds = max(row["n"] for row in results["summary"])
+    pairs = results["comparisons"]
+    facts = results["environment"]
+    packages = ", ".join(f"{name} {facts['packages'][name]}" for name in ("torch", "transformers", "trl"))
+    says = [f"{seeds} seed" + ("s" if seeds > 1 else ""), "95 % intervals in brackets"]
+    if pairs:
+        says.append(f"signed numbers are differences from {pairs[0]['baseline']}, paired by seed and example")
+    says += results.get("notes", [])
+    return "; ".join(says) + f". Measured with {packages} on {facts['cpu_cores']} CPU cores."
+
+
+def main() -> int:
+    """Rewrites the pages, or checks them."""
+    options = argparse.ArgumentParser(description="Fill measured numbers into the README and the method cards.")
+    options.add_argument("--check", action="store_true", help="change nothing; exit with 1 if a page is out of date")
+    check = options.parse_args().check
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else None
+    stale = []
+    for page in pages():
+        text = page.read_text(encoding="utf-8")
+        wanted = render(text, results)
+        if wanted == text:
+            continue
+        stale.append(str(page.relative_to(ROOT)))
+        if not check:
+            page.write_text(wanted, encoding="utf-8")
+    for name in stale:
+        print(f"{'not up to date' if check else 'rewritten'}: {name}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
