@@ -82,4 +82,4 @@ def test_the_command_killed_after_its_first_training(finished: Path, inputs: Pat
     for arm in ("plain", "lift"):
         outcome = Path("outcomes") / arm / "seed-1.json"
         assert json.loads((path / outcome).read_text()) == json.loads((finished / outcome).read_text())
-    assert "Mean by arm" in done.stdout
+    assert "mean by arm" in done.stdout

@@ -30,7 +30,7 @@ def test_two_processes_train_as_one_and_write_once(inputs: Path, tmp_path: Path)
         timeout=300,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert done.stdout.count("Mean by arm") == 1
+    assert done.stdout.count("exact_match, %: mean by arm") == 1
     two = json.loads((path / "results.json").read_text())
     assert two["environment"]["processes"] == 2
     lines = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]

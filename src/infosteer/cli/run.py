@@ -70,9 +70,11 @@ def print_results(path: Path, *, json: bool) -> None:
     if json:
         print_json(results)
         return
+    from rich.text import Text
+
     from infosteer.experiments.table import tables
 
     console = make_console()
-    for table in tables(results):
-        console.print(table)
+    for part in tables(results):
+        console.print(part, soft_wrap=isinstance(part, Text))
     console.print(f"results: {file}", markup=False, soft_wrap=True)

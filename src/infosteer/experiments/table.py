@@ -1,88 +1,80 @@
-"""results.json as tables for people."""
+"""results.json as tables for people: one table a measure, one column a set, one row an arm."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import RenderableType
 
-_SHARES = ("exact_match", "option_accuracy", "option_accuracy_norm")
+SHARES = ("exact_match", "option_accuracy", "option_accuracy_norm")  # shown in percent
+SHOWN = ("exact_match", "option_accuracy", "answer_nll", "nll", "bits_per_byte")  # of the measures of InfoSteer's own
+COLUMNS = 5  # sets in one table; more go into a further one
 
 
-def tables(results: Mapping[str, Any], *, per_table: int = 5) -> list[Table]:
-    """Means by arm, then differences from the baseline; shares in percent, with 95 % intervals.
+def tables(results: Mapping[str, Any], measures: Sequence[str] = SHOWN) -> list[RenderableType]:
+    """Means with 95 % intervals by arm; under each the paired difference from the baseline.
 
-    Many metrics are spread over several tables, so that no column is squeezed out.
+    Args:
+        results: the content of results.json.
+        measures: the measures to show, in this order, of those that the results have.
     """
-    metrics = list(dict.fromkeys(row["metric"] for row in results["summary"]))
-    groups = [metrics[i : i + per_table] for i in range(0, len(metrics), per_table)]
-    made = []
-    for index, group in enumerate(groups):
-        made.append(_means(results, group, last=False))
-        if results["comparisons"]:
-            made.append(_differences(results, group))
-        if index == len(groups) - 1 and results.get("notes"):
-            made[-1].caption = "\n".join(["95 % intervals in brackets", *results["notes"]])
-    for failure in results.get("failures", []):
-        made.append(_failure(failure))
+    from rich.text import Text
+
+    by_measure: dict[str, list[str]] = {}
+    for row in results["summary"]:
+        name, _, measure = row["metric"].rpartition("/")
+        if name not in by_measure.setdefault(measure, []):
+            by_measure[measure].append(name)
+    made: list[RenderableType] = []
+    for measure in (m for m in measures if m in by_measure):
+        sets = by_measure[measure]
+        made.append(Text(_title(results, measure), style="bold"))
+        made += [_table(results, measure, sets[i : i + COLUMNS]) for i in range(0, len(sets), COLUMNS)]
+    made += [Text(f"failed: {f['arm']}, seed {f['seed']}: {f['error']}", style="red") for f in results["failures"]]
+    hidden = [measure for measure in by_measure if measure not in measures]
+    notes = [*results["notes"], *([f"not shown, but in the file: {', '.join(hidden)}"] if hidden else [])]
+    made += [Text(f"note: {note}", style="dim") for note in notes]
     return made
 
 
-def is_share(metric: str) -> bool:
-    """Whether a metric is a share of examples, shown in percent."""
-    return metric.rpartition("/")[2] in _SHARES
+def _title(results: Mapping[str, Any], measure: str) -> str:
+    unit = ", %" if measure in SHARES else ", nats a token" if measure.endswith("nll") else ""
+    title = f"{measure}{unit}: mean by arm (95 % interval)"
+    if results["comparisons"]:
+        title += f"; below it the difference from {results['comparisons'][0]['baseline']}, paired by seed and example"
+    return title
 
 
-def _means(results: Mapping[str, Any], metrics: list[str], *, last: bool) -> Table:
-    table = _table("arm", "seeds", *metrics, title="Mean by arm")
-    cells = {(row["arm"], row["metric"]): row for row in results["summary"]}
-    for arm in dict.fromkeys(row["arm"] for row in results["summary"]):
-        rows = [cells.get((arm, metric)) for metric in metrics]
-        seeds = str(max((row["n"] for row in rows if row), default=0))
-        table.add_row(arm, seeds, *(_mean(row) for row in rows))
-    return table
-
-
-def _differences(results: Mapping[str, Any], metrics: list[str]) -> Table:
-    baseline = results["comparisons"][0]["baseline"]
-    table = _table("arm", *metrics, title=f"Difference from {baseline}, paired by seed and example")
-    cells = {(row["arm"], row["metric"]): row for row in results["comparisons"]}
-    for arm in dict.fromkeys(row["arm"] for row in results["comparisons"]):
-        table.add_row(arm, *(_difference(cells.get((arm, metric))) for metric in metrics))
-    return table
-
-
-def _failure(failure: Mapping[str, Any]) -> Table:
-    table = _table("failed", "error", title=None)
-    table.add_row(f"{failure['arm']}, seed {failure['seed']}", failure["error"])
-    return table
-
-
-def _table(*columns: str, title: str | None) -> Table:
+def _table(results: Mapping[str, Any], measure: str, sets: Sequence[str]) -> RenderableType:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", caption_justify="left")
-    for index, column in enumerate(columns):
+    means = {(row["arm"], row["metric"]): row for row in results["summary"]}
+    differences = {(row["arm"], row["metric"]): row for row in results["comparisons"]}
+    table = Table(box=box.SIMPLE_HEAD)
+    for index, column in enumerate(["arm", "seeds", *sets]):
         table.add_column(escape(column), justify="left" if index == 0 else "right", overflow="fold")
+    for arm in dict.fromkeys(row["arm"] for row in results["summary"]):
+        keys = [(arm, f"{name}/{measure}") for name in sets]
+        seeds = max((means[key]["n"] for key in keys if key in means), default=0)
+        table.add_row(escape(arm), str(seeds), *(_cell(means.get(key), differences.get(key)) for key in keys))
     return table
 
 
-def _mean(row: Mapping[str, Any] | None) -> str:
-    if row is None:
+def _cell(mean: Mapping[str, Any] | None, difference: Mapping[str, Any] | None) -> str:
+    if mean is None:
         return "-"
-    scale, digits = (100, 1) if is_share(row["metric"]) else (1, 3)
-    mean, low, high = (scale * row[key] for key in ("mean", "low", "high"))
-    return f"{mean:.{digits}f}\n({low:.{digits}f} to {high:.{digits}f})"
+    scale, digits = (100, 1) if mean["metric"].rpartition("/")[2] in SHARES else (1, 3)
 
+    def interval(row: Mapping[str, Any], key: str, sign: str) -> str:
+        middle, low, high = (f"{scale * row[k]:{sign}.{digits}f}" for k in (key, "low", "high"))
+        return f"{middle} ({low} to {high})"
 
-def _difference(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return "-"
-    scale, digits = (100, 1) if is_share(row["metric"]) else (1, 3)
-    mean, low, high = (scale * row[key] for key in ("difference", "low", "high"))
-    p = "p < 0.001" if row["p_value"] < 0.001 else f"p = {row['p_value']:.3f}"
-    return f"{mean:+.{digits}f}\n({low:+.{digits}f} to {high:+.{digits}f})\n{p}"
+    lines = [interval(mean, "mean", "")]
+    if difference is not None:
+        p = "p<0.001" if difference["p_value"] < 0.001 else f"p={difference['p_value']:.3f}"
+        lines.append(f"{interval(difference, 'difference', '+')} {p}")
+    return "\n".join(lines)
