@@ -43,8 +43,11 @@ def tiny(kind: str, vocab_size: int, *, positions: int = 128, seed: int = 0) -> 
         "opt": {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_hidden_layers": 2},
         "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
         "gpt_neox": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2},
+        "mistral": {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "sliding_window": 6},
     }[kind]
-    if kind in ("llama", "opt", "gpt_neox"):
+    if kind == "mistral":
+        sizes = {**sizes, "num_key_value_heads": 2}
+    if kind in ("llama", "opt", "gpt_neox", "mistral"):
         sizes = {**sizes, "max_position_embeddings": positions, "num_attention_heads": 2}
     ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
     config = AutoConfig.for_model(kind, vocab_size=vocab_size, **sizes, **ids)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from infosteer.evaluation import loglik
+from infosteer.evaluation import loglik, predictions
 from infosteer.evaluation.loglik import score_options, score_texts
 
 from .conftest import CORPUS, tiny
@@ -47,7 +47,7 @@ def by_hand(model: torch.nn.Module, tokenizer, prompt: str, lead: str, options: 
     return found
 
 
-@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "bloom"])
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "bloom", "gpt_neox", "mistral"])
 def test_options_in_batches_equal_a_float64_pass_over_each(kind: str, tokenizer) -> None:
     model = tiny(kind, len(tokenizer))
     rows = [row for row in ROWS if row[0] != "x"]
@@ -85,6 +85,17 @@ def test_options_that_differ_in_the_last_token_share_one_pass(random_model, toke
     assert rows == [4]
 
 
+def test_a_prompt_is_run_once_for_all_its_options(random_model, tokenizer) -> None:
+    fed: list[int] = []
+    handle = random_model.register_forward_hook(lambda m, a, k, o: fed.append(k["input_ids"].numel()), with_kwargs=True)
+    options = ["in Paris", "quick brown fox", "Bob"]
+    score_options(random_model, tokenizer, [CORPUS[-1]], [options], leads=[" "])
+    handle.remove()
+    prompt = len(tokenizer(CORPUS[-1])["input_ids"])
+    longest = max(len(tokenizer(f" {option}", add_special_tokens=False)["input_ids"]) for option in options)
+    assert sum(fed) <= prompt + len(options) * longest
+
+
 def test_a_text_without_anything_before_it_is_predicted_from_the_opening_token(random_model, tokenizer) -> None:
     """The only token of the prompt merges with the option, so nothing is left to predict the first token from."""
     (row,) = score_options(random_model, tokenizer, [" "], [["the fox", "the dog"]])
@@ -108,9 +119,10 @@ def test_only_the_logits_of_the_options_are_computed_and_memory_is_bounded(
     shortest = min(len(tokenizer(p)["input_ids"]) for p in prompts)
     assert all(shape[1] < shortest for shape in shapes)
     shapes.clear()
-    monkeypatch.setattr(loglik, "LOGITS_AT_ONCE", 8 * len(tokenizer))
+    monkeypatch.setattr(predictions, "LOGITS_AT_ONCE", 8 * len(tokenizer))
     found = score_options(model, tokenizer, prompts, options, leads=leads)
-    assert all(shape[0] == 1 or shape[0] * shape[1] <= 8 for shape in shapes)
+    # a question alone runs whatever its size, its options together
+    assert all(shape[0] <= 3 or shape[0] * shape[1] <= 8 for shape in shapes)
     assert any(shape[0] > 1 for shape in shapes)
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.total, other.total, rtol=1e-4, atol=1e-4)
@@ -142,7 +154,7 @@ def test_rows_beyond_the_context_are_reported_and_disturb_no_other(tokenizer) ->
     assert [one.too_long for one in found] == [False, True, False]
     assert np.isnan(found[1].total).all()
     assert np.isfinite(found[2].total).all()
-    assert sum(finished) == 2
+    assert sum(finished) == 3
 
 
 def test_documents_against_a_token_by_token_pass(random_model, tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,8 @@ import gzip
 import json
 import lzma
 import os
+import re
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 
 from infosteer.errors import ConfigError, DataError, InfoSteerError
 from infosteer.training.answers import find_option, last_number, same_number, show_number
-from infosteer.training.row_formats import TEMPLATES
+from infosteer.training.row_formats import COLUMNS, FIELDS, TEMPLATES
 from infosteer.training.rows import read_rows
 
 DATA = Path(os.environ.get("INFOSTEER_DATA", Path(__file__).parents[3] / "shared" / "data"))
@@ -459,3 +461,61 @@ def test_a_shown_number_is_read_back(value: float, noise: str) -> None:
 )
 def test_find_option(text: str, options: list[str], found: str | None) -> None:
     assert find_option(text, options) == found
+
+
+@given(st.binary(max_size=200), st.sampled_from(["a.jsonl", "a.json", "a.jsonl.gz", "a.parquet", "a.txt.xz", "a.txt"]))
+@settings(max_examples=150, deadline=None)
+def test_whatever_the_bytes_the_error_is_ours(content: bytes, name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        for purpose in ("train", "evaluate"):
+            said = None
+            try:
+                assert read_rows(path, purpose=purpose, skip_bad_rows=True)  # type: ignore[arg-type]
+            except InfoSteerError as error:
+                said = str(error)
+            assert said is None or str(path) in said
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.dictionaries(st.sampled_from(sorted(COLUMNS)), JSON, max_size=7), st.sampled_from(sorted(FIELDS)))
+@settings(max_examples=300, deadline=None)
+def test_whatever_the_row_it_is_read_or_named(row: dict, format: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.jsonl"
+        path.write_bytes(dump([row]))
+        for purpose in ("train", "evaluate"):
+            schema = {"prompt", "completion"} if purpose == "train" else {"prompt", "answer", "options", "stop", "lead"}
+            said = f"{path}:1: "
+            try:
+                (read,) = read_rows(path, purpose=purpose, format=format)  # type: ignore[arg-type]
+                assert set(read) == ({"text"} if format == "text" else schema)
+            except DataError as error:
+                said = str(error)
+            assert f"{path}:1: " in said
+
+
+def test_the_rows_shown_in_the_guide_are_read_as_it_says(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    blocks = re.findall(r"^```(\S+)([^\n]*)\n(.*?)^```$", guide, re.MULTILINE | re.DOTALL)
+    shown = 0
+    row: dict = {}
+    for language, label, body in blocks:
+        if language == "jsonl":
+            (tmp_path / "rows.jsonl").write_text(body)
+            format, purpose = label.split()
+            rows = read_rows(tmp_path / "rows.jsonl", purpose=purpose)  # type: ignore[arg-type]
+            assert (rows.format, len(rows)) == (format, 1)
+            row = rows[0]
+            shown += 1
+        elif language == "json":
+            assert json.loads(body) == row
+    assert shown == 7
+    assert {label.split()[0] for language, label, _ in blocks if language == "jsonl"} == set(FIELDS)

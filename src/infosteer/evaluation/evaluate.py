@@ -13,8 +13,9 @@ import numpy as np
 from infosteer.errors import ConfigError, DataError
 from infosteer.evaluation.decode import decode
 from infosteer.evaluation.extract import judge
-from infosteer.evaluation.loglik import Array, score_options, score_texts
+from infosteer.evaluation.loglik import score_options, score_texts
 from infosteer.evaluation.model_state import context_length, encode, prompt_text
+from infosteer.evaluation.predictions import Array
 from infosteer.evaluation.sets import EvalSet
 
 logger = logging.getLogger(__name__)
