@@ -1,0 +1,220 @@
+"""What is shipped and what is pinned: the wheel's contents, the lock, the licence, and the script that CI runs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+import types
+import zipfile
+from email.parser import HeaderParser
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "infosteer"
+LEFT_OUT = {"__pycache__", ".DS_Store"}
+
+
+# -- the wheel ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-deps",
+        "--no-build-isolation",
+        "--no-index",
+        "-w",
+        str(folder),
+    ]
+    done = subprocess.run([*command, str(ROOT)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (made,) = folder.glob("*.whl")
+    return made
+
+
+def tracked(folder: str) -> set[str]:
+    """Files below a folder of the repository, as git would ship them; without git, all of them."""
+    if (ROOT / ".git").exists() and shutil.which("git"):
+        command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", folder]
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.splitlines()
+        return {name for name in listed if (ROOT / name).is_file()}
+    files = (path for path in (ROOT / folder).rglob("*") if path.is_file() and not LEFT_OUT & set(path.parts))
+    return {str(path.relative_to(ROOT)) for path in files}
+
+
+def test_the_wheel_carries_the_package_and_nothing_else(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    expected = {name.removeprefix("src/") for name in tracked("src")}
+    expected |= {f"infosteer/{name}" for name in tracked("recipes") if not name.endswith(".gitkeep")}
+    shipped = {name for name in names if name.startswith("infosteer/") and not name.endswith(".gitkeep")}
+    assert expected <= shipped, sorted(expected - shipped)[:5]
+    assert shipped <= expected, sorted(shipped - expected)[:5]
+    assert {name.split("/")[0] for name in names} == {"infosteer", f"infosteer-{wheel.name.split('-')[1]}.dist-info"}
+
+    assert "infosteer/py.typed" in shipped
+    assert "infosteer/recipes/demo.yaml" in shipped
+    for folder in (path.parent for path in SOURCE.glob("methods/*/*/method.py")):
+        inside = f"infosteer/{folder.relative_to(SOURCE).as_posix()}"
+        assert {f"{inside}/card.md", f"{inside}/recipe.yaml"} <= shipped
+    if (SOURCE / "lab" / "base").is_dir():
+        base = {Path(name).name for name in shipped if name.startswith("infosteer/lab/base/")}
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= base
+    assert not [name for name in shipped if "test" in Path(name).name]
+
+
+def test_the_wheel_is_small(wheel: Path) -> None:
+    """The embedded base may take 12 MB; code and texts take little."""
+    base = sum(entry.file_size for entry in zipfile.ZipFile(wheel).infolist() if "/lab/base/" in entry.filename)
+    assert base <= 12e6
+    assert wheel.stat().st_size <= base + 1e6
+
+
+def test_the_wheel_works_without_the_repository(wheel: Path, tmp_path: Path) -> None:
+    """Recipes, cards and the command's entry are found in an installed package."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    (tmp_path / "elsewhere").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed")}
+
+    def run(*words: str) -> str:
+        command = [sys.executable, *words]
+        cwd = tmp_path / "elsewhere"
+        done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+
+    where = Path(run("-c", "import infosteer; print(infosteer.__file__)").strip())
+    assert where.is_relative_to(tmp_path / "installed")
+    listed = run("-m", "infosteer", "ls", "--recipes", "--json")
+    for name in tracked("recipes"):
+        assert Path(name).suffix != ".yaml" or f'"{Path(name).stem}"' in listed, name
+    assert "Key lift" in run("-m", "infosteer", "show", "key_lift")
+
+
+def test_the_wheel_says_what_it_is(wheel: Path) -> None:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+    facts = HeaderParser().parsestr(archive.read(name).decode())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert facts["Name"] == "infosteer"
+    assert facts["Requires-Python"] == ">=3.11"
+    assert facts["License-Expression"] == "Apache-2.0"
+    assert Version(facts["Version"]) == Version(project["version"])
+    assert any(entry.endswith("licenses/LICENSE") for entry in archive.namelist())
+    entries = archive.read(name.replace("METADATA", "entry_points.txt")).decode()
+    assert "infosteer = infosteer.cli.main:main" in entries
+
+
+def test_the_licence_is_whole() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    for part in ("Apache License", "Version 2.0, January 2004", "END OF TERMS AND CONDITIONS", "APPENDIX"):
+        assert part in text
+    assert len(text.split()) > 1500
+
+
+# -- the lock -------------------------------------------------------------------------------------------------------
+
+
+def load_lock_script() -> types.ModuleType:
+    spec = importlib.util.spec_from_file_location("lock", ROOT / "benchmarks" / "lock.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    pairs = [line.split("==") for line in lines if line and not line.startswith("#")]
+    assert all(len(pair) == 2 for pair in pairs), "every line is name==version"
+    return {canonicalize_name(name): version for name, version in pairs}
+
+
+def test_pins_fit_the_ranges_and_carry_no_local_tag() -> None:
+    pinned = pins()
+    assert all(Version(version).local is None for version in pinned.values())
+    for requirement in load_lock_script().wanted():
+        version = pinned[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
+    assert "hatchling" in pinned, "the editable install must fetch no build environment"
+    needed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    assert all(Requirement(line).specifier.contains(pinned[Requirement(line).name]) for line in needed)
+
+
+def test_pins_are_what_is_tested_and_complete() -> None:
+    """What runs these tests is what the lock names. Another torch build may bring packages of its own."""
+    pinned = pins()
+    for name, version in pinned.items():
+        assert Version(importlib.metadata.version(name)).public == version, name
+    closed = set(load_lock_script().closure(load_lock_script().wanted()))
+    bundled = {name for name in closed - set(pinned) if name.startswith(("nvidia-", "cuda-", "triton"))}
+    assert closed - bundled == set(pinned), "run make lock"
+
+
+# -- the script of CI -----------------------------------------------------------------------------------------------
+
+
+def run_ci(folder: Path, make: str) -> subprocess.CompletedProcess[str]:
+    """The script in a folder of its own, with a ``make`` that does as the shell text says."""
+    (folder / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", folder / ".ci" / "run")
+    (folder / "bin").mkdir()
+    (folder / "bin" / "make").write_text(f"#!/bin/sh\n{make}\n")
+    (folder / "bin" / "make").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
+    return subprocess.run([folder / ".ci" / "run"], env=environment, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("closing", "make_code", "code"),
+    [
+        ("12 passed, 3 skipped in 4.50s", 0, 0),
+        ("===== 12 passed in 64.50s (0:01:04) =====", 0, 0),
+        ("1 failed, 11 passed in 4.50s", 2, 2),
+        ("3 skipped in 0.10s", 0, 1),
+        ("5 deselected in 0.20s", 2, 2),
+    ],
+)
+def test_ci_passes_only_when_tests_passed(closing: str, make_code: int, code: int, tmp_path: Path) -> None:
+    """And it ends with pytest's closing line, whatever make says after it."""
+    done = run_ci(tmp_path, f'[ "$1" = lint ] || {{ echo ...; echo "{closing}"; echo noise; exit {make_code}; }}')
+    assert done.returncode == code, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == closing
+
+
+@pytest.mark.parametrize("output", ["no tests ran in 0.01s", "nothing at all"])
+def test_ci_fails_when_nothing_was_tested(output: str, tmp_path: Path) -> None:
+    assert run_ci(tmp_path, f'[ "$1" = lint ] || echo "{output}"').returncode == 1
+
+
+def test_ci_fails_when_lint_fails(tmp_path: Path) -> None:
+    done = run_ci(tmp_path, '[ "$1" = lint ] && exit 2; echo "1 passed in 1.00s"')
+    assert done.returncode == 2
+    assert "passed" not in done.stdout
+
+
+def test_shipped_texts_are_plain() -> None:
+    """Recipes are safe YAML, and sidecars of data files (JSON) parse."""
+    for name in tracked("recipes") | {name for name in tracked("src") if name.endswith(".yaml")}:
+        if name.endswith(".yaml"):
+            assert isinstance(yaml.safe_load((ROOT / name).read_text(encoding="utf-8")), dict), name
+    for name in tracked("src"):
+        if name.endswith(".json"):
+            json.loads((ROOT / name).read_text(encoding="utf-8"))
