@@ -1,0 +1,181 @@
+"""What steering costs in a training step, in time and in peak memory, beside the plain trainer.
+
+    python benchmarks/overhead.py                 # both, as a table
+    python benchmarks/overhead.py --json --output overhead.json
+
+Time: one process, one model an arm with the same weights, steps interleaved in a rotating order; each round gives a
+ratio to the plain step of that round, and the median ratio with its quartiles is reported. "plain again" is a second
+plain arm: its ratio is the noise. A step is the trainer's ``compute_loss`` and the backward pass; the optimizer's step
+is left out, so that nothing hides behind it. Memory: one subprocess an arm, three steps with AdamW, the
+process's peak resident size.
+
+Shape by default: a slice of Qwen2.5-0.5B (d = 896, M = 4864), 2 layers, 512 tokens, fp32, 2 threads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments
+
+import infosteer
+
+ARMS: dict[str, list[dict[str, Any]] | None] = {
+    "plain": None,
+    "plain again": None,
+    "intervention": [{"method": "key_lift"}],
+    "regularisation": [{"method": "key_entropy"}],
+    "both": [{"method": "key_lift"}, {"method": "key_entropy"}],
+}
+
+
+def build_model(options: argparse.Namespace) -> Qwen2ForCausalLM:
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        hidden_size=options.hidden,
+        intermediate_size=options.width,
+        num_hidden_layers=options.layers,
+        num_attention_heads=14,
+        num_key_value_heads=2,
+        vocab_size=2048,
+        tie_word_embeddings=True,
+    )
+    return Qwen2ForCausalLM(config).train()
+
+
+def build_batch(options: argparse.Namespace) -> dict[str, torch.Tensor]:
+    ids = torch.randint(0, 2048, (options.batch, options.tokens // options.batch))
+    return {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)}
+
+
+def build_step(arm: str, model: Qwen2ForCausalLM, options: argparse.Namespace) -> Callable[[], None]:
+    """One training step of an arm under transformers' Trainer, gradients set to None first."""
+    folder = tempfile.mkdtemp(prefix="overhead-")
+    # Logging steps measure entropies besides; steps between them are what is timed.
+    arguments = TrainingArguments(folder, use_cpu=True, report_to="none", logging_strategy="no", disable_tqdm=True)
+    trainer = Trainer(model=model, args=arguments)
+    methods = ARMS[arm]
+    if methods is not None:
+        infosteer.attach(trainer, copy.deepcopy(methods))
+    inputs = build_batch(options)
+    count = torch.tensor(inputs["labels"][:, 1:].numel())
+
+    def step() -> None:
+        model.zero_grad(set_to_none=True)
+        trainer.accelerator.backward(trainer.compute_loss(model, dict(inputs), num_items_in_batch=count))
+
+    return step
+
+
+def measure_time(options: argparse.Namespace) -> dict[str, Any]:
+    model = build_model(options)
+    steps = {arm: build_step(arm, copy.deepcopy(model), options) for arm in ARMS}
+    for _ in range(2):  # the first call of a session measures how minor its edits are
+        for step in steps.values():
+            step()
+    names, times = list(steps), {arm: [] for arm in steps}
+    for turn in range(options.rounds):
+        for arm in names[turn % len(names) :] + names[: turn % len(names)]:
+            begin = time.perf_counter()
+            steps[arm]()
+            times[arm].append(time.perf_counter() - begin)
+    found = {}
+    for arm in names:
+        ratios = [a / b for a, b in zip(times[arm], times["plain"], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4) if arm != "plain" else (1.0, 1.0, 1.0)
+        found[arm] = {
+            "ratio_median": middle,
+            "ratio_quartiles": [low, high],
+            "ratio_of_best": min(times[arm]) / min(times["plain"]),
+            "median_ms": statistics.median(times[arm]) * 1e3,
+        }
+    return found
+
+
+def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
+    peaks: dict[str, list[int]] = {arm: [] for arm in ARMS}
+    for _ in range(options.memory_runs):
+        for arm in ARMS:
+            command = [sys.executable, __file__, "--peak-of", arm, *options.forwarded]
+            result = subprocess.run(command, capture_output=True, text=True, check=True)
+            peaks[arm].append(int(result.stdout.strip().splitlines()[-1]))
+    plain = statistics.median(peaks["plain"])
+    return {
+        arm: {"peak_mib": statistics.median(values) / 1024, "ratio": statistics.median(values) / plain}
+        for arm, values in peaks.items()
+    }
+
+
+def peak_of(arm: str, options: argparse.Namespace) -> int:
+    """Peak resident KiB of this process after three steps with AdamW."""
+    model = build_model(options)
+    step = build_step(arm, model, options)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
+    for _ in range(3):
+        step()
+        optimizer.step()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hidden", type=int, default=896, help="d, divisible by 14")
+    parser.add_argument("--width", type=int, default=4864, help="M, memories of a layer")
+    parser.add_argument("--layers", type=int, default=2)
+    parser.add_argument("--tokens", type=int, default=512)
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--memory-runs", type=int, default=3, help="0 leaves memory out")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--output", type=Path, help="also write the JSON to this file")
+    parser.add_argument("--peak-of", choices=list(ARMS), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    shape = ("hidden", "width", "layers", "tokens", "batch", "threads")
+    options.forwarded = [part for name in shape for part in (f"--{name}", str(getattr(options, name)))]
+    torch.set_num_threads(options.threads)
+    if options.peak_of:
+        print(peak_of(options.peak_of, options))
+        return
+    result = {
+        "command": "python " + " ".join(["benchmarks/overhead.py", *sys.argv[1:]]),
+        "shape": {name: getattr(options, name) for name in shape},
+        "rounds": options.rounds,
+        "environment": {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()},
+        "time": measure_time(options),
+        "memory": measure_memory(options) if options.memory_runs else {},
+    }
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    print(f"{'arm':<16}{'step, median ratio':>20}{'quartiles':>20}{'best over best':>16}{'peak memory':>14}")
+    for arm, time_ in result["time"].items():
+        low, high = time_["ratio_quartiles"]
+        memory = result["memory"].get(arm)
+        print(
+            f"{arm:<16}{time_['ratio_median'] - 1:>+20.1%}{f'{low - 1:+.1%} to {high - 1:+.1%}':>20}"
+            f"{time_['ratio_of_best'] - 1:>+16.1%}" + (f"{memory['ratio'] - 1:>+14.2%}" if memory else "")
+        )
+
+
+if __name__ == "__main__":
+    main()
