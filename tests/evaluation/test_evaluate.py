@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from infosteer.errors import ConfigError, DataError
+from infosteer.errors import ConfigError, DataError, InfoSteerError
 from infosteer.evaluation import EvalSet, analyse, evaluate, load_set, metrics, per_example
 
 from .conftest import CORPUS, TAUGHT, tiny
@@ -169,6 +169,14 @@ def test_training_goes_on_after_an_evaluation(tokenizer) -> None:
 def test_what_cannot_be_evaluated(sets, options, error, message, random_model, tokenizer) -> None:
     with pytest.raises(error, match=message):
         evaluate(random_model, tokenizer, sets, **options)
+
+
+def test_a_broken_model_gets_no_scores(tokenizer) -> None:
+    model = tiny("llama", len(tokenizer))
+    torch.nn.init.constant_(model.model.norm.weight, math.nan)
+    for evalset in (taught_set(), EvalSet(name="t", rows=[{"text": "fox"}], scoring="text")):
+        with pytest.raises(InfoSteerError, match="not finite"):
+            evaluate(model, tokenizer, [evalset])
 
 
 def test_records_of_a_small_study() -> None:

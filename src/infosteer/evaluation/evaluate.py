@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from infosteer.errors import ConfigError, DataError
+from infosteer.errors import ConfigError, DataError, InfoSteerError
 from infosteer.evaluation.decode import decode
 from infosteer.evaluation.extract import judge
 from infosteer.evaluation.loglik import score_options, score_texts
@@ -79,6 +79,7 @@ def evaluate(
     Raises:
         DataError: a set is empty, or no example of it fits the model's context.
         ConfigError: a setting is out of range, or the rows need a chat template that the tokenizer lacks.
+        InfoSteerError: the model computes NaN or infinity.
     """
     for name, value in (("batch_size", batch_size), ("max_new_tokens", max_new_tokens)):
         if value is not None and (type(value) is not int or value < 1):
@@ -185,6 +186,7 @@ def _evaluate_answers(
             n,
             context_length(model),
         )
+    _must_be_finite(evalset, np.array([score.total.sum() for score in scores if not score.too_long]))
     verdicts = [judge(one.text, row, evalset.scoring) for one, row in zip(decoded, rows, strict=True)]
     right = [choices.index(row["answer"]) for choices, row in zip(options, rows, strict=True)]
     columns: dict[str, Array] = {
@@ -222,6 +224,17 @@ def _evaluate_answers(
     )
 
 
+def _must_be_finite(evalset: EvalSet, values: Array) -> None:
+    """A model that computes NaN would otherwise get scores: argmax finds an answer even there."""
+    if bad := int((~np.isfinite(values)).sum()):
+        raise InfoSteerError(
+            "the model's likelihoods are not finite numbers",
+            where=evalset.name,
+            got=f"NaN or infinite for {bad} of {len(values)} examples",
+            fix="the weights are likely broken (a training that diverged); half precision can overflow, try float32",
+        )
+
+
 def _evaluate_texts(
     model: Any,
     tokenizer: Any,
@@ -236,6 +249,7 @@ def _evaluate_texts(
     n = len(texts)
     advance = _counter(progress, f"{evalset.name}: likelihoods", n)
     nats, tokens, size = score_texts(model, tokenizer, texts, batch_size=batch_size, progress=advance)
+    _must_be_finite(evalset, nats)
     if not tokens.sum():
         raise DataError("the documents are too short to be scored", where=evalset.name, got=evalset.source)
     # Ratios of totals, as is usual for text, not means of ratios: an example's share of the total, times n, keeps the

@@ -79,6 +79,7 @@ def load_set(
         )
     if isinstance(stop, str):
         stop = [stop]
+    stop = list(stop) if isinstance(stop, tuple) else stop
     if stop is not None and not (isinstance(stop, list) and all(isinstance(s, str) and s for s in stop)):
         raise ConfigError("stop must be text or a list of texts", where=f"{where}.stop", got=repr(stop))
     own: int | None = settings.pop("limit", None)
