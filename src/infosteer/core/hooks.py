@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import os
+import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,8 @@ class EntryHook:
 def entry_hooks(session: Session, model: nn.Module, site_names: Sequence[str]) -> list[Any]:
     """Puts entry hooks on the model and on every module between it and its decoder layers."""
     handles: list[Any] = []
-    common = list(os.path.commonprefix([name.split(".") for name in site_names]))
+    levels = zip(*(name.split(".") for name in site_names), strict=False)
+    common = [names[0] for names in itertools.takewhile(lambda names: len(set(names)) == 1, levels)]
     for depth in range(len(common) + 1):
         module = model.get_submodule(".".join(common[:depth]))
         if isinstance(module, (nn.ModuleList, nn.ModuleDict)) or module in {site.module for site in session.sites}:

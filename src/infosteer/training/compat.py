@@ -25,14 +25,23 @@ def versions() -> dict[str, str]:
 
 
 def loss_factor(trainer: Any, num_items: torch.Tensor | int | None) -> float:
-    """What ``compute_loss`` multiplied the token-normalised loss by.
+    """What a penalty that was divided by ``num_items`` (or by its own token count) is multiplied by, so that it ends up
+    as a mean over all tokens of the optimizer step.
 
-    ``num_items`` counts the tokens of every process and DDP averages gradients over processes, so both Trainer and
-    SFTTrainer multiply by the number of processes when they divide by it.
+    ``num_items`` counts the tokens of every process and micro-batch, and DDP averages gradients over processes, hence
+    the number of processes. Where the trainer divides the loss by the accumulation steps afterwards (DPO), a term that
+    ``num_items`` has divided already is multiplied by them; where it has divided the loss by them itself (GRPO), a term
+    that only its own count has divided is divided by them too. The rule for who divides is that of ``training_step``.
     """
-    if num_items is None or not getattr(trainer.args, "average_tokens_across_devices", False):
-        return 1.0
-    return float(max(trainer.accelerator.num_processes, trainer.args.n_gpu))
+    steps = float(getattr(trainer, "current_gradient_accumulation_steps", None) or 1)
+    scaled = getattr(trainer, "loss_is_scaled_for_ga", None)
+    if scaled is None:
+        scaled = getattr(trainer, "model_accepts_loss_kwargs", False) and num_items is not None
+    if num_items is None:
+        return 1.0 / steps if scaled else 1.0
+    processes = max(trainer.accelerator.num_processes, trainer.args.n_gpu)
+    averaged = getattr(trainer.args, "average_tokens_across_devices", False)
+    return (processes if averaged else 1.0) * (1.0 if scaled else steps)
 
 
 def is_measured_step(trainer: Any) -> bool:

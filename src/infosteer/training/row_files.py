@@ -78,7 +78,7 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0] if text else 'no further reason given'}"
 
 
-def _open(path: Path, head: bytes) -> IO[bytes]:
+def _open(path: Path, head: bytes) -> IO[bytes] | gzip.GzipFile:
     """Open by content, not by name: files are renamed more often than they are recompressed."""
     if head.startswith(_GZIP) or path.name.endswith(".gz"):
         return gzip.open(path, "rb")
