@@ -168,16 +168,69 @@ def test_pins_are_what_is_tested_and_complete() -> None:
     assert closed - bundled == set(pinned), "run make lock"
 
 
+# -- make -----------------------------------------------------------------------------------------------------------
+
+
+def copied_makefile(folder: Path) -> Path:
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder / name)
+    return folder
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True, timeout=60)
+
+
+def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
+    old = script(tmp_path / "python3.10", '[ "$1" = --version ] && echo Python 3.10.2 && exit 0; exit 1')
+    done = make(copied_makefile(tmp_path), "setup", f"PYTHON={old}")
+    assert done.returncode != 0
+    assert "needs Python 3.11 or newer" in done.stderr
+    assert "is Python 3.10.2" in done.stderr
+    assert not (tmp_path / ".venv").exists()
+
+
+def test_make_sets_up_once_and_torch_first(tmp_path: Path) -> None:
+    """With a python that only notes what it is asked for: every step once, again only when the pins change."""
+    notes = tmp_path / "notes"
+    fake = script(
+        tmp_path / "python",
+        f'echo "$@" >> {notes}\n[ "$2" = venv ] && mkdir -p .venv/bin && cp "$0" .venv/bin/python\nexit 0',
+    )
+    folder = copied_makefile(tmp_path)
+    settings = [f"PYTHON={fake}", "TORCH_INDEX_URL=https://example.org/whl"]
+    assert make(folder, "setup", *settings).returncode == 0
+    asked = notes.read_text().splitlines()
+    installs = [line.partition(" install ")[2] for line in asked if " install " in line]
+    assert installs == [
+        f"--only-binary :all: --index-url https://example.org/whl torch=={pins()['torch']}",
+        "--only-binary :all: -r requirements.lock",
+        "--no-build-isolation --no-deps --editable .",
+    ]
+    assert asked.index("-m venv --clear .venv") < min(i for i, line in enumerate(asked) if " install " in line)
+    assert make(folder, "test", *settings).returncode == 0
+    later = notes.read_text().splitlines()[len(asked) :]
+    assert later == ["-m pytest -n 2 -m not slow"]
+    os.utime(folder / "requirements.lock", (4e9, 4e9))
+    assert make(folder, "setup", *settings).returncode == 0
+    assert sum(" install " in line for line in notes.read_text().splitlines()) == 6
+
+
 # -- the script of CI -----------------------------------------------------------------------------------------------
 
 
-def run_ci(folder: Path, make: str) -> subprocess.CompletedProcess[str]:
+def run_ci(folder: Path, make_does: str) -> subprocess.CompletedProcess[str]:
     """The script in a folder of its own, with a ``make`` that does as the shell text says."""
     (folder / ".ci").mkdir()
     shutil.copy(ROOT / ".ci" / "run", folder / ".ci" / "run")
-    (folder / "bin").mkdir()
-    (folder / "bin" / "make").write_text(f"#!/bin/sh\n{make}\n")
-    (folder / "bin" / "make").chmod(0o755)
+    script(folder / "bin" / "make", make_does)
     environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"}
     return subprocess.run([folder / ".ci" / "run"], env=environment, capture_output=True, text=True, timeout=60)
 
