@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from infosteer.errors import DataError
 
@@ -78,10 +78,10 @@ def _reason(error: BaseException) -> str:
     return f"{type(error).__name__}: {text[0] if text else 'no further reason given'}"
 
 
-def _open(path: Path, head: bytes) -> IO[bytes] | gzip.GzipFile:
+def _open(path: Path, head: bytes) -> IO[bytes]:
     """Open by content, not by name: files are renamed more often than they are recompressed."""
     if head.startswith(_GZIP) or path.name.endswith(".gz"):
-        return gzip.open(path, "rb")
+        return cast(IO[bytes], gzip.open(path, "rb"))
     if head.startswith(_XZ) or path.name.endswith(".xz"):
         return lzma.open(path, "rb")
     return path.open("rb")
