@@ -18,8 +18,8 @@ from infosteer.training.pretrain_config import PretrainConfig, config_from_recip
 TINY = {
     "stage": "pretrain",
     "stages": [
-        {"steps": 2, "people": 12, "lab_share": 0.6, "batch_size": 4},
-        {"steps": 2, "people": 5, "lab_share": 0.9, "batch_size": 2},
+        {"steps": 2, "people": 12, "lab_share": 0.6, "batch_size": 4, "learning_rate": 1e-3},
+        {"steps": 2, "people": 5, "lab_share": 0.9, "batch_size": 2, "learning_rate": 1e-3},
     ],
     "sequence_length": 32,
     "long_every": 3,
@@ -29,7 +29,7 @@ TINY = {
     "tokenizer_rounds": 2,
     "recall_people": 3,
     "warmup_steps": 1,
-    "learning_rate": 1e-3,
+    "decay_steps": 2,
     "threads": 1,
     "architecture": {
         "hidden_size": 16,
@@ -60,8 +60,8 @@ def text_folder(tmp_path):
     return folder
 
 
-def stages(steps: int) -> list[dict]:
-    return [{"steps": steps, "people": 12, "lab_share": 0.6, "batch_size": 4}]
+def stages(steps: int, learning_rate: float = 1e-3) -> list[dict]:
+    return [{"steps": steps, "people": 12, "lab_share": 0.6, "batch_size": 4, "learning_rate": learning_rate}]
 
 
 def recipe(folder=None, **train):
@@ -106,9 +106,17 @@ def test_two_runs_agree_and_a_resumed_one_too(text_folder, tmp_path) -> None:
 
 
 def test_training_lowers_the_loss(tmp_path) -> None:
-    run_pretrain(recipe(stages=stages(60), learning_rate=1e-2, logging_steps=5), tmp_path)
+    run_pretrain(recipe(stages=stages(60, 1e-2), logging_steps=5), tmp_path)
     losses = [json.loads(line)["lab"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0] - 1
+
+
+def test_learning_rate_rises_stays_and_falls(tmp_path) -> None:
+    run = _Run(config_from_recipe(recipe(stages=stages(20), warmup_steps=4, decay_steps=10)), tmp_path)
+    rates = [run.learning_rate(step) for step in range(20)]
+    assert rates[:4] == pytest.approx([0.00025, 0.0005, 0.00075, 0.001])
+    assert rates[4:10] == [1e-3] * 6
+    assert rates[10:] == pytest.approx([1e-3 * left / 10 for left in range(10, 0, -1)])
 
 
 def test_stages_change_people_and_batches(tmp_path) -> None:
@@ -138,13 +146,13 @@ def test_a_missing_folder_is_said_and_lab_text_suffices(tmp_path, caplog) -> Non
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path) -> None:
     run_pretrain(recipe(max_minutes=0.0), tmp_path)
     with pytest.raises(RunError, match="other settings") as caught:
-        run_pretrain(recipe(learning_rate=5e-4), tmp_path)
-    assert "learning_rate=0.001" in str(caught.value)
+        run_pretrain(recipe(weight_decay=0.5), tmp_path)
+    assert "weight_decay=0.1" in str(caught.value)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path) -> None:
     with pytest.raises(NonFiniteLossError, match="not finite"):
-        run_pretrain(recipe(learning_rate=1e30), tmp_path)
+        run_pretrain(recipe(stages=stages(4, 1e30)), tmp_path)
 
 
 def test_held_out_documents_are_set_apart_by_their_text(text_folder) -> None:
@@ -170,15 +178,25 @@ def test_unreadable_text_is_said_plainly(text_folder) -> None:
 @pytest.mark.parametrize(
     ("section", "key", "value", "words"),
     [
-        ("train", "learning_rat", 1, "did you mean learning_rate?"),
+        ("train", "weight_decya", 1, "did you mean weight_decay?"),
         ("data", "general_tetx", "x", "did you mean general_text?"),
         ("train", "sequence_length", 0, "at least 1"),
         ("train", "stages", [], "at least one stage"),
         ("train", "stages", [{"steps": 3}], "train.stages[0]"),
-        ("train", "stages", [{"steps": 3, "people": 9999, "lab_share": 0.5, "batch_size": 2}], "at most the world's"),
-        ("train", "stages", [{"steps": 3, "people": 9, "lab_share": 1.5, "batch_size": 2}], "0 to 1"),
-        ("train", "learning_rate", float("nan"), "positive"),
-        ("train", "decay_share", 1.5, "0 to 1"),
+        (
+            "train",
+            "stages",
+            [{**stages(3)[0], "people": 9999}],
+            "at most the world's",
+        ),
+        (
+            "train",
+            "stages",
+            [{**stages(3)[0], "lab_share": 1.5}],
+            "0 to 1",
+        ),
+        ("train", "stages", stages(3, float("nan")), "positive"),
+        ("train", "decay_steps", 0, "at least 1"),
         ("data", "lab", "sums", "expected: facts"),
     ],
 )

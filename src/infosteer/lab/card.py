@@ -41,15 +41,15 @@ def model_card(report: Mapping[str, Any]) -> str:
         "",
         "## How it was made",
         "`infosteer run lab-pretrain`, from random weights:",
-        f"{report['steps']:,} steps, {report['tokens'] / 1e6:.1f} million tokens, AdamW, learning rate "
-        f"{config['learning_rate']:g}, seed {config['seed']},",
+        f"{report['steps']:,} steps, {report['tokens'] / 1e6:.1f} million tokens, AdamW, seed {config['seed']},",
         f"{'bf16 autocast' if config['bf16'] else 'fp32'} on a CPU.",
         f"Time: {minutes:.0f} minutes of wall clock with {report['threads']} thread(s) on a shared machine;",
         f"{cpu:.0f} CPU minutes, that is {cpu / 2:.0f} minutes of two cores.",
         "",
         "Stages: "
         + "; ".join(
-            f"{stage['steps']} steps on {stage['people']:,} people ({100 * stage['lab_share']:.0f} % biographies)"
+            f"{stage['steps']} steps on {stage['people']:,} people ({100 * stage['lab_share']:.0f} % biographies, "
+            f"learning rate {stage['learning_rate']:g})"
             for stage in config["stages"]
         )
         + ".",

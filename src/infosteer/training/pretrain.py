@@ -110,7 +110,7 @@ class _Run:
         vectors = [p for p in self.model.parameters() if p.ndim == 1]
         self.optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=config.learning_rate,
+            lr=config.stages[0]["learning_rate"],
             betas=(0.9, 0.95),
             fused=True,
         )
@@ -153,8 +153,8 @@ class _Run:
 
     def learning_rate(self, step: int) -> float:
         c = self.config
-        left = (c.steps - step) / max(1.0, c.decay_share * c.steps)
-        return c.learning_rate * min(1.0, (step + 1) / max(1, c.warmup_steps), left)
+        peak = c.stages[c.stage_at(step)]["learning_rate"]
+        return float(peak * min(1.0, (step + 1) / max(1, c.warmup_steps), (c.steps - step) / c.decay_steps))
 
     def train(self) -> bool:
         """Train up to the last step; False when the time limit came first."""

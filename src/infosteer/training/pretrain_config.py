@@ -11,6 +11,8 @@ from infosteer.errors import ConfigError
 from infosteer.lab.facts import PEOPLE, WORLD_SEED
 from infosteer.lab.tokenizer import VOCABULARY
 
+_STAGE = ("steps", "people", "lab_share", "batch_size", "learning_rate")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
@@ -22,21 +24,21 @@ class PretrainConfig:
 
     Every ``long_every``-th step trains on rows of ``long_length`` tokens (as many tokens in all), so that the model has
     seen all positions of its context. The learning rate rises over ``warmup_steps``, stays, and falls linearly to 0
-    over the last ``decay_share`` of the steps.
+    over the last ``decay_steps`` steps.
     """
 
     seed: int = 1
     stages: tuple[Mapping[str, Any], ...] = (
-        {"steps": 500, "people": PEOPLE, "lab_share": 0.55, "batch_size": 16},
-        {"steps": 120, "people": 100, "lab_share": 0.9, "batch_size": 8},
-        {"steps": 2000, "people": PEOPLE, "lab_share": 0.55, "batch_size": 8},
+        {"steps": 500, "people": PEOPLE, "lab_share": 0.55, "batch_size": 16, "learning_rate": 3e-3},
+        {"steps": 120, "people": 100, "lab_share": 0.9, "batch_size": 8, "learning_rate": 3e-3},
+        {"steps": 330, "people": PEOPLE, "lab_share": 0.55, "batch_size": 8, "learning_rate": 3e-3},
+        {"steps": 1900, "people": PEOPLE, "lab_share": 0.7, "batch_size": 8, "learning_rate": 2e-3},
     )
     sequence_length: int = 256
     long_every: int = 12
     long_length: int = 1024
-    learning_rate: float = 3e-3
     warmup_steps: int = 100
-    decay_share: float = 0.4
+    decay_steps: int = 1900
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0
     bf16: bool = True
@@ -64,21 +66,19 @@ class PretrainConfig:
     general_megabytes_per_file: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("sequence_length", "long_every", "long_length", "people", "vocabulary"):
+        for name in ("decay_steps", "sequence_length", "long_every", "long_length", "people", "vocabulary"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1.", got=getattr(self, name))
-        if not 0 <= self.decay_share <= 1:
-            raise ConfigError("decay_share is a share.", got=self.decay_share, expected="0 to 1")
         if not self.stages:
             raise ConfigError("Pretraining needs at least one stage.", where="train.stages")
         for number, stage in enumerate(self.stages):
             where = f"train.stages[{number}]"
-            if set(stage) != {"steps", "people", "lab_share", "batch_size"}:
+            if set(stage) != set(_STAGE):
                 raise ConfigError(
-                    "A stage has exactly four settings.",
+                    f"A stage has exactly {len(_STAGE)} settings.",
                     where=where,
                     got=", ".join(stage),
-                    expected="steps, people, lab_share, batch_size",
+                    expected=", ".join(_STAGE),
                 )
             if min(stage["steps"], stage["people"], stage["batch_size"]) < 1 or stage["people"] > self.people:
                 raise ConfigError(
@@ -86,12 +86,10 @@ class PretrainConfig:
                     where=where,
                     got=dict(stage),
                 )
+            if not 0 < stage["learning_rate"] < float("inf"):
+                raise ConfigError("The learning rate must be positive.", where=where, got=stage["learning_rate"])
             if not 0 <= stage["lab_share"] <= 1:
                 raise ConfigError("lab_share is a share.", where=where, got=stage["lab_share"], expected="0 to 1")
-        if not 0 < self.learning_rate < float("inf"):
-            raise ConfigError(
-                "The learning rate must be positive.", where="train.learning_rate", got=self.learning_rate
-            )
         if self.lab != "facts":
             raise ConfigError("Unknown world.", where="data.lab", got=self.lab, expected="facts")
 
