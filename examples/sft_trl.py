@@ -36,7 +36,7 @@ def main() -> None:
             gradient_accumulation_steps=2,
             learning_rate=4e-4,
             max_length=128,
-            logging_steps=5,
+            logging_steps=min(5, chosen.max_steps),
             save_strategy="no",
             report_to="none",
             bf16=torch.cuda.is_available(),

@@ -52,6 +52,17 @@ def test_sft_trl(model: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(value, before[name]) for name, value in trained.items())
 
 
+@pytest.mark.skipif(
+    not (ROOT / "src" / "infosteer" / "lab" / "base" / "model.safetensors").is_file(),
+    reason="this checkout lacks the embedded base model",
+)
+@pytest.mark.parametrize("example", ["sft_trl.py", "accelerate_loop.py"])
+def test_without_arguments_the_embedded_base_is_trained(example: str, tmp_path: Path) -> None:
+    printed = start([sys.executable, str(EXAMPLES / example), "--max-steps", "1"], tmp_path).stdout
+    assert "infosteer/entropy" in printed
+    assert (tmp_path / "runs" / example.removesuffix(".py") / "model.safetensors").is_file()
+
+
 def run_loop(model: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, micro: int) -> dict[str, torch.Tensor]:
     """Weights after four steps of the accelerate example in this process, which has torch loaded already."""
     from accelerate.state import AcceleratorState
