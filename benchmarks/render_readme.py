@@ -55,7 +55,8 @@ def render(text: str, results: Mapping[str, Any] | None) -> str:
 def demo_table(results: Mapping[str, Any]) -> str:
     """Every shown metric by arm: means with intervals, and differences from the baseline."""
     means, differences, metrics = _index(results)
-    arms = list(dict.fromkeys(row["arm"] for row in results["summary"]))
+    baselines = [pair["baseline"] for pair in results["comparisons"][:1]]
+    arms = list(dict.fromkeys([*baselines, *(row["arm"] for row in results["summary"])]))
     lines = ["| | " + " | ".join(arms) + " |", "|---|" + "---|" * len(arms)]
     for metric in metrics:
         cells = []

@@ -341,7 +341,8 @@ def test_rendering_of_results() -> None:
     page = (
         "a\n<!-- demo-table:begin -->\nold\n<!-- demo-table:end -->\nb\n<!-- measured: demo lift -->\n\n## Deviations\n"
     )
-    full = render.render(page, made_up_results())
+    results = made_up_results()
+    full = render.render(page, results)
     assert "old" not in full
     assert "| `people`: right answers, % | 50.0 (48.0 to 52.0) | 51.2; +1.2 (0.0 to +2.5) |" in full.replace(
         "+0.0", "0.0"
@@ -352,6 +353,7 @@ def test_rendering_of_results() -> None:
     assert "3 seeds" in full
     assert "p-values are not corrected" in full
     assert full.index("right answers") < full.index("loss on the answer")
+    assert "| | plain | lift |" in render.demo_table({**results, "summary": results["summary"][::-1]}), "baseline first"
     assert full.endswith("<!-- measured: end -->\n\n## Deviations\n")
     assert render.render(full, made_up_results()) == full, "rendering twice changes nothing"
     other = made_up_results()
