@@ -108,8 +108,10 @@ def test_cards_need_front_matter(tmp_path: Path) -> None:
         read_card(tmp_path / "card.md")
 
 
-def test_recipes_given_to_steer_have_one_arm() -> None:
+def test_recipes_given_to_steer_have_one_arm(tmp_path: Path) -> None:
     arm = [{"method": "key_lift", "fraction": 0.1}]
+    (tmp_path / "one.yaml").write_text("arms: {only: [{method: key_lift, fraction: 0.1}]}")
+    assert as_methods(tmp_path / "one.yaml") == as_methods(str(tmp_path / "one.yaml")) == as_methods(arm)
     assert as_methods({"arms": {"only": arm}}) == [infosteer.Intervention(fraction=0.1)]
     assert as_methods({"arms": {"plain": None}}) == []
     assert as_methods(infosteer.Intervention()) == [infosteer.Intervention()]

@@ -83,3 +83,18 @@ def test_the_command_killed_after_its_first_training(finished: Path, inputs: Pat
         outcome = Path("outcomes") / arm / "seed-1.json"
         assert json.loads((path / outcome).read_text()) == json.loads((finished / outcome).read_text())
     assert "mean by arm" in done.stdout
+
+
+def test_an_interrupt_is_said_in_one_line(inputs: Path, tmp_path: Path) -> None:
+    recipe, path = write(tmp_path, tiny.recipe(inputs, train={"max_steps": 100_000})), tmp_path / "out"
+    command = [sys.executable, "-m", "infosteer", "run", str(recipe), "--output", str(path)]
+    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (path / "metrics.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert out == ""
+    assert "Interrupted. What is finished is kept" in err
+    assert "Traceback" not in err

@@ -56,23 +56,20 @@ def main() -> None:
 
     try:
         app(prog_name="infosteer")
-    except KeyboardInterrupt:
-        _fail("Interrupted. What is finished is kept; the same command goes on from there.", 130)
     except InfoSteerError as error:
-        _fail(f"Error: {error}", 1)
+        _fail(f"Error: {error}")
     except BrokenPipeError:
         sys.stderr.close()  # the reader of a pipe went away, as `infosteer ls | head` does
         raise SystemExit(1) from None
     except Exception as error:
         _fail(
             f"Unexpected error ({type(error).__name__}): {error}\n  This should not happen: please report it, with the "
-            "traceback that `infosteer --debug ...` or INFOSTEER_DEBUG=1 shows.",
-            1,
+            "traceback that `infosteer --debug ...` or INFOSTEER_DEBUG=1 shows."
         )
 
 
-def _fail(text: str, code: int) -> None:
+def _fail(text: str) -> None:
     if os.environ.get("INFOSTEER_DEBUG", "") not in ("", "0"):
         raise  # called from an except block only
     typer.echo(text, err=True)
-    raise SystemExit(code) from None
+    raise SystemExit(1) from None

@@ -48,6 +48,9 @@ def execute(recipe: str | dict[str, Any], overrides: list[str], output: Path | N
     show_log(main)
     try:
         path = run_recipe(recipe, output, overrides=overrides, reporter=make_reporter())
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. What is finished is kept; the same command goes on from there.", err=True)
+        raise typer.Exit(130) from None
     except RunError as error:
         failed = error.where if isinstance(error.where, Path) and error.where.name == "results.json" else None
         if failed is not None and main:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from infosteer.core.config import load_yaml
 from infosteer.core.contract import Handle, InterventionMethod, Method, PenaltyMethod
 from infosteer.core.registry import build_method, key_of
 from infosteer.errors import ConfigError, NoEffectError
 
+_EXPECTED = "[infosteer.Intervention()], [{'method': 'key_lift'}], or a recipe with one arm"
 
-def as_methods(methods: Method | Mapping[str, Any] | Sequence[Any]) -> list[Method]:
-    """Reads what ``steer`` and ``attach`` accept: methods, an arm's mappings, or a recipe with one arm.
+Methods = Method | Mapping[str, Any] | Sequence[Any] | Path
+
+
+def as_methods(methods: Methods) -> list[Method]:
+    """Reads what ``steer`` and ``attach`` accept: methods, an arm's mappings, or a recipe with one arm (a mapping, or the
+    path of a YAML file).
 
     Raises:
         ConfigError: anything else, or a recipe with several arms.
     """
+    if isinstance(methods, (str, Path)) and Path(methods).suffix in (".yaml", ".yml"):
+        methods = load_yaml(Path(methods))
     if isinstance(methods, Method):
         return [methods]
     if isinstance(methods, Mapping):
@@ -31,7 +40,7 @@ def as_methods(methods: Method | Mapping[str, Any] | Sequence[Any]) -> list[Meth
             )
         methods = next(iter(arms.values())) or []
     if isinstance(methods, str) or not isinstance(methods, Sequence):
-        raise ConfigError("expected a list of methods", where="methods", got=methods)
+        raise ConfigError("expected a list of methods", where="methods", got=methods, expected=_EXPECTED)
     return [
         item if isinstance(item, Method) else build_method(item, where=f"methods[{i}]")
         for i, item in enumerate(methods)

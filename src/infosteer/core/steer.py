@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 from torch import nn
 
-from infosteer.core.contract import Method
-from infosteer.core.effects import as_methods
+from infosteer.core.effects import Methods, as_methods
 from infosteer.core.session import Session
 from infosteer.models import Site, locate
 
 
 def steer(
     model: nn.Module,
-    methods: Method | Mapping[str, Any] | Sequence[Any],
+    methods: Methods,
     *,
     trust_structure: bool = False,
     total_steps: int | None = None,
@@ -25,7 +21,8 @@ def steer(
 
     Args:
         model: a transformers model as it will be called: after PEFT and quantisation, before torch.compile, DDP, FSDP.
-        methods: method instances, an arm's mappings ``{"method": "key_lift", ...}``, or a recipe with one arm.
+        methods: method instances, an arm's mappings ``{"method": "key_lift", ...}``, or a recipe with one arm
+            (a mapping or a YAML file's path).
         trust_structure: allow the structural search for architectures that the table does not have.
         total_steps: optimizer steps of the training, for schedules over its fraction.
         measure_every: optimizer steps between calls that ``session.metrics()`` measures; 0 for the first only.

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from infosteer.core.contract import Method
-from infosteer.core.effects import as_methods
+from infosteer.core.effects import Methods, as_methods
 from infosteer.core.metrics import PREFIX, summarise
 from infosteer.core.session import Session
 from infosteer.core.steer import find_sites
@@ -22,9 +21,7 @@ from infosteer.training.sidecar import write_sidecar
 logger = logging.getLogger(__name__)
 
 
-def attach(
-    trainer: Any, methods: Method | Mapping[str, Any] | Sequence[Any], *, trust_structure: bool = False
-) -> Session:
+def attach(trainer: Any, methods: Methods, *, trust_structure: bool = False) -> Session:
     """Steers the training of a transformers or TRL trainer instance; call it before ``trainer.train()``.
 
     The trainer's loss code stays as it is. ``compute_loss`` of this instance is wrapped, since only there are the loss
@@ -36,7 +33,8 @@ def attach(
 
     Args:
         trainer: an instance of Trainer, SFTTrainer or a subclass, with its model, not yet training.
-        methods: method instances, an arm's mappings, or a recipe with one arm; an empty list only observes.
+        methods: method instances, an arm's mappings, or a recipe with one arm (a mapping or a
+            YAML file's path); an empty list only observes.
         trust_structure: allow the structural search for architectures that the table does not have.
 
     Raises:
