@@ -17,8 +17,9 @@ Methods = Method | Mapping[str, Any] | Sequence[Any] | Path
 
 
 def as_methods(methods: Methods) -> list[Method]:
-    """Reads what ``steer`` and ``attach`` accept: methods, an arm's mappings, or a recipe with one arm (a mapping or the
-    path of a YAML file).
+    """Reads what ``steer`` and ``attach`` accept.
+
+    That is: methods, an arm's mappings, or a recipe with one arm (a mapping, or the path of a YAML file).
 
     Raises:
         ConfigError: anything else, or a recipe with several arms.
