@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -239,11 +240,17 @@ def test_there_are_commands() -> None:
 
 
 def test_make_targets_are_explained_and_can_be_planned() -> None:
-    explained = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    def make(*words: str) -> str:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        command = ["make", "--no-print-directory", *words]
+        return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+
+    explained = make("help")
     assert {"demo", "test", "test-slow", "lint", "bench", "clean", "help"} <= makefile_targets()
     for target in makefile_targets():
         assert re.search(rf"^{target} ", explained, re.MULTILINE), target
-    plan = subprocess.run(["make", "-n", "-B", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    plan = make("-n", "-B", "test")
     steps = [plan.index(step) for step in ("-m venv", "torch==", "-r requirements.lock", "--editable .", "-m pytest")]
     assert steps == sorted(steps)
 

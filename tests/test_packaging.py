@@ -185,7 +185,10 @@ def script(path: Path, text: str) -> Path:
 
 
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *words], cwd=folder, capture_output=True, text=True, timeout=60)
+    # These tests run under make themselves: its flags and variables must not leak in.
+    outer = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS", "WORKERS", "PYTHON", "TORCH_INDEX_URL"}
+    environment = {name: value for name, value in os.environ.items() if name not in outer}
+    return subprocess.run(["make", *words], cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
 
 
 def test_make_says_which_python_it_needs(tmp_path: Path) -> None:
