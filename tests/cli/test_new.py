@@ -60,6 +60,7 @@ def test_new_methods_train_and_are_off_at_strength_0(made: Path, infosteer: Call
         code, out, _ = infosteer("show", name)
         assert code == 0
         assert name in out
+        assert all(f"`{field}`" in info.card.read_text() for field in info.fields)
     arms: dict[str, Any] = {"plain": []}
     for surface in SURFACES:
         arms[surface] = [{"method": f"my_{surface}"}]

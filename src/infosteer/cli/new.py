@@ -75,7 +75,7 @@ def render(surface: str, name: str, package: str) -> dict[str, str]:
     }
     folder = Path(__file__).resolve().parent / "skeleton"
     texts = {
-        "__init__.py": folder / "init.txt",
+        "__init__.py": folder / f"{surface}_init.txt",
         "method.py": folder / f"{surface}.txt",
         "card.md": folder / f"{surface}_card.txt",
         "recipe.yaml": folder / "recipe.txt",

@@ -78,7 +78,7 @@ def train_sft(
         trainer = _build_trainer(model, tokenizer, encoded, settings, seed, output_dir)
         if on_log is not None or on_step is not None:
             trainer.add_callback(_make_log_callback(on_log, on_step))
-        from infosteer import attach
+        from infosteer.training.attach import attach
 
         session = attach(trainer, list(methods), **({"trust_structure": True} if trust_structure else {}))
         started = time.monotonic()
