@@ -1,4 +1,4 @@
-"""``infosteer ls``: which methods there are."""
+"""``infosteer ls``: which methods, recipes and evaluation sets there are."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import typer
 
 
 def ls(
-    pattern: Annotated[str, typer.Argument(help="Shell pattern, e.g. 'penalties/*'.")] = "*",
+    pattern: Annotated[str, typer.Argument(help="Shell pattern, e.g. 'penalties/*'; or 'tasks' for evaluation sets.")] = "*",
     recipes: Annotated[bool, typer.Option("--recipes", help="List shipped recipes instead of methods.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List methods by surface and name, or the shipped recipes."""
+    """List methods by surface and name, the shipped recipes, or ('tasks') the lab's data sets."""
     from infosteer.cli.console import make_console, print_json
     from infosteer.core.config import nearest
     from infosteer.errors import ConfigError
 
-    rows = _recipes(pattern) if recipes else _methods(pattern)
+    rows = _tasks() if pattern == "tasks" else _recipes(pattern) if recipes else _methods(pattern)
     if not rows and pattern != "*":
         known = [row["name"] for row in (_recipes("*") if recipes else _methods("*"))]
         close = nearest(pattern, [*known, *(name.split("/")[-1] for name in known)])
@@ -38,6 +38,12 @@ def ls(
     for row in rows:
         table.add_row(*row.values())
     make_console().print(table)
+
+
+def _tasks() -> list[dict[str, str]]:
+    from infosteer.lab.catalogue import KEYS
+
+    return [{"name": f"lab:{key}", "what": what} for key, what in KEYS.items()]
 
 
 def _methods(pattern: str) -> list[dict[str, str]]:
