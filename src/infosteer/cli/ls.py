@@ -8,7 +8,7 @@ import typer
 
 
 def ls(
-    pattern: Annotated[str, typer.Argument(help="Shell pattern, e.g. 'penalties/*'; or 'tasks' for evaluation sets.")] = "*",
+    pattern: Annotated[str, typer.Argument(help="Shell pattern, e.g. 'penalties/*'; or 'tasks'.")] = "*",
     recipes: Annotated[bool, typer.Option("--recipes", help="List shipped recipes instead of methods.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
