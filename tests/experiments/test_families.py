@@ -34,16 +34,17 @@ def test_a_hub_recipe_runs_on_its_family(name: str, adapter: str, tmp_path: Path
         "train.per_device_train_batch_size=2",
         "train.gradient_accumulation_steps=2",
         "train.max_length=1024",  # a token a byte
+        "arms={steered: [{method: key_lift}, {method: key_entropy}]}",
         f"evaluate={{openbookqa: {{source: {test}, format: llm_adapters, template: alpaca, limit: 4, batch_size: 4}}}}",
     ]
-    recipe = load_recipe(name + adapter, changes)
+    recipe = load_recipe(name + adapter)
+    assert list(recipe.arms) == ["plain", "intervention", "regularisation"]
     assert (recipe.train.peft is not None) == bool(adapter)
     path = run(name + adapter, tmp_path / "run", overrides=changes)
     results = json.loads((path / "results.json").read_text())
-    assert {a["arm"] for a in results["arms"]} == {"plain", "intervention", "regularisation"}
-    for arm in results["arms"]:
-        assert 0 <= arm["metrics"]["openbookqa/option_accuracy"] <= 1
-    folder = path / "checkpoints" / "regularisation" / "seed-1"
+    (arm,) = results["arms"]
+    assert 0 <= arm["metrics"]["openbookqa/option_accuracy"] <= 1
+    folder = path / "checkpoints" / "steered" / "seed-1"
     base = AutoModelForCausalLM.from_pretrained(model)
     reloaded = AutoModelForCausalLM.from_pretrained(folder)
     ids = torch.arange(2, 12).unsqueeze(0)
