@@ -243,6 +243,9 @@ class _Run:
         target = self.output_dir / "model"
         self.model.to(torch.bfloat16).save_pretrained(target)
         self.tokenizer.save_pretrained(target)
+        (target / "model.safetensors").chmod(
+            0o644
+        )  # safetensors writes for the owner alone; a package is for everybody
         (target / "pretraining.json").write_text(json.dumps(report, indent=1) + "\n")
         (target / "README.md").write_text(model_card(report))
         shutil.rmtree(self.checkpoint, ignore_errors=True)

@@ -19,8 +19,7 @@ class PretrainConfig:
     """Settings of ``train`` and ``data`` in a recipe of stage ``pretrain``; lengths in tokens, times in minutes.
 
     Each stage tells of the last ``people`` of the world in rows packed from ``lab_share`` biographies; the rest of the
-    rows is general English. A stage about few people between two about everybody is what makes recall come early: of
-    100 people facts are recalled after some 30 biographies each, of 1,000 not after as many as that.
+    rows is general English. A stage about few people, told of often, is meant to let recall begin early.
 
     Every ``long_every``-th step trains on rows of ``long_length`` tokens (as many tokens in all), so that the model has
     seen all positions of its context. The learning rate rises over ``warmup_steps``, stays, and falls linearly to 0
