@@ -51,9 +51,12 @@ def options(
 
 
 def main() -> None:
-    """Entry point: 0 on success, 1 on errors, 2 on bad usage, 130 when interrupted."""
+    """Entry point: exit code 0 on success, 1 on errors, 2 on bad usage, 130 when interrupted."""
     from infosteer.errors import InfoSteerError
 
+    # Before torch loads its thread library: threads that spin while they wait make small models 20 times slower as soon
+    # as another process wants the same cores.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(prog_name="infosteer")
     except InfoSteerError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from infosteer.experiments.recipe import EvaluateSettings, Recipe
@@ -17,10 +18,13 @@ def load_sets(recipe: Recipe) -> dict[str, EvalSet]:
     """Every evaluation set by name. Raises: InfoSteerError for a set that cannot be read."""
     from infosteer.evaluation import load_set
 
-    return {
-        name: load_set(name, _spec(settings), skip_bad_rows=settings.skip_bad_rows)
-        for name, settings in recipe.evaluate.items()
-    }
+    sets = {}
+    for name, settings in recipe.evaluate.items():
+        loaded = load_set(name, _spec(settings), skip_bad_rows=settings.skip_bad_rows)
+        if not settings.score_options and loaded.scoring == "exact_match":
+            loaded = replace(loaded, rows=[{**row, "options": None} for row in loaded.rows])
+        sets[name] = loaded
+    return sets
 
 
 def evaluate_sets(
@@ -64,7 +68,7 @@ def overlaps(train_rows: Iterable[Mapping[str, Any]], sets: Mapping[str, EvalSet
 def _spec(settings: EvaluateSettings) -> dict[str, Any]:
     plain: dict[str, Any] = to_plain(settings)
     options = plain.pop("options")
-    for key in ("batch_size", "skip_bad_rows"):
+    for key in ("batch_size", "skip_bad_rows", "score_options"):
         plain.pop(key)
     if not plain["fields"]:
         plain.pop("fields")

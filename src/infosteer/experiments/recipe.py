@@ -70,6 +70,9 @@ class EvaluateSettings:
     scoring: str | None = setting(
         None, "exact_match, number, option or text; null takes what the rows' format stands for"
     )
+    score_options: bool = setting(
+        True, "compare the likelihoods of the options too; false saves the time where answers are matched"
+    )
     max_new_tokens: int | None = setting(None, "longest answer in tokens; null leaves it to the scoring", minimum=1)
     stop: str | tuple[str, ...] | None = setting(None, "text, or texts, that end an answer")
     skip_bad_rows: bool = setting(False, "count rows without the needed fields instead of stopping at the first")
