@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +73,7 @@ def test_logged_values(tmp_path: Path) -> None:
     session = infosteer.attach(trainer, METHODS)
     opened: list[bool] = []
     original = session.open_call
-    session.open_call = lambda: opened.append((call := original()).measure) or call  # type: ignore[method-assign]
+    session.open_call = lambda module: opened.append((call := original(module)).measure) or call  # type: ignore[method-assign]
     trainer.train()
     logs = [log for log in trainer.state.log_history if "loss" in log]
     assert len(logs) == 2
@@ -188,6 +190,63 @@ def test_refusals(tmp_path: Path) -> None:
     trainer = build_trainer(str(tmp_path / "c"))
     with pytest.raises(ConfigError, match="one arm"):
         infosteer.attach(trainer, {"arms": {"a": [], "b": []}})
+
+
+def test_removing_the_session_gives_the_bare_trainer_back(tmp_path: Path) -> None:
+    bare = build_trainer(str(tmp_path / "a"), max_steps=2)
+    bare.train()
+    trainer = build_trainer(str(tmp_path / "b"), max_steps=2)
+    infosteer.attach(trainer, [*METHODS, infosteer.ProtectMemory()]).remove()
+    trainer.train()
+    trainer.save_model(str(tmp_path / "final"))
+    assert not (tmp_path / "final" / "infosteer.json").exists()
+    assert not any("infosteer" in key for log in trainer.state.log_history for key in log)
+    for (name, a), b in zip(bare.model.named_parameters(), trainer.model.parameters(), strict=True):
+        assert torch.equal(a, b), name
+    again = build_trainer(str(tmp_path / "c"), max_steps=1)
+    infosteer.attach(again, [infosteer.Intervention(fraction=0.5)]).remove()
+    session = infosteer.attach(again, [infosteer.Intervention(fraction=0.1)])
+    again.train()
+    assert again.state.log_history[0]["infosteer/change"] == pytest.approx(session.metrics()["infosteer/change"])
+
+
+def test_attached_trainers_are_freed(tmp_path: Path) -> None:
+    trainer = build_trainer(str(tmp_path), max_steps=1)
+    infosteer.attach(trainer, METHODS)
+    trainer.train()
+    model = weakref.ref(trainer.model)
+    del trainer
+    gc.collect()
+    assert model() is None
+
+
+def test_models_made_at_the_start_of_training_are_refused(tmp_path: Path) -> None:
+    trainer = plain_trainer(tmp_path)
+    trainer.model_init = tiny_model
+    with pytest.raises(AttachError, match="model_init"):
+        infosteer.attach(trainer, METHODS)
+
+
+def test_schedules_in_checkpointed_training(tmp_path: Path) -> None:
+    """Strength falls to 0 half-way; TRL checkpoints activations by default. A warm-up from 0 is no error either."""
+    for points in ([[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [1.0, 1.0]]):
+        schedule = {"points": points, "unit": "fraction"}
+        methods = [
+            {"method": "key_entropy", "weight": 0.5, "strength": schedule},
+            {"method": "key_lift", "fraction": 0.2, "strength": schedule},
+            {"method": "protect_memory", "strength": schedule},
+        ]
+        for kwargs in ({"use_reentrant": False}, {"use_reentrant": True}):
+            trainer = build_trainer(
+                str(tmp_path), max_steps=4, gradient_checkpointing=True, gradient_checkpointing_kwargs=kwargs
+            )
+            trainer.eval_dataset = trainer.train_dataset
+            infosteer.attach(trainer, methods)
+            trainer.evaluate()
+            trainer.train()
+            strengths = [log["infosteer/strength/key_lift"] for log in trainer.state.log_history if "loss" in log]
+            assert strengths[0] == points[0][1]
+            assert strengths[-1] == points[-1][1]
 
 
 def test_protection_without_anything_to_protect_is_an_error(tmp_path: Path) -> None:

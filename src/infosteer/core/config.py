@@ -70,6 +70,14 @@ def suggestion(word: object, candidates: Iterable[Any]) -> str:
     return f" (did you mean '{match}'?)" if match else ""
 
 
+def is_finite(value: float) -> bool:
+    """Whether a number fits a float and is finite; whole numbers can be too large for one."""
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def check_keys(mapping: Mapping[str, Any], known: Iterable[str], where: str) -> None:
     """Refuses keys that nobody reads.
 
@@ -115,7 +123,7 @@ def parse_yaml(text: str, where: str) -> Any:
 
 def _check_number(value: Any, low: float | None, high: float | None, place: str) -> None:
     bounds = f"a number from {'-inf' if low is None else low} to {'inf' if high is None else high}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not is_finite(value):
         raise ConfigError("expected a finite number", where=place, got=value, expected=bounds)
     if (low is not None and value < low) or (high is not None and value > high):
         raise ConfigError("out of range", where=place, got=value, expected=bounds)

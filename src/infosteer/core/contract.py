@@ -46,6 +46,12 @@ class Method(abc.ABC):  # noqa: B024 - each surface adds its own abstract hook
         default=1.0, metadata={"help": "scales the effect; a number >= 0 or a schedule over steps"}
     )
 
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        """Refuses unknown settings with the nearest one named, as a recipe does."""
+        if cls.__init__ is not object.__init__:
+            check_keys(settings, [field.name for field in dataclasses.fields(cls) if field.init], cls.label())
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         self.strength = as_strength(self.strength)
         check_settings(self, self.label())
@@ -62,7 +68,7 @@ class Method(abc.ABC):  # noqa: B024 - each surface adds its own abstract hook
         Raises:
             ConfigError: a name that the class does not offer.
         """
-        if name not in cls.presets:
+        if not isinstance(name, str) or name not in cls.presets:
             raise ConfigError(
                 f"{cls.__name__} has no preset '{name}'" + suggestion(name, cls.presets),
                 where=cls.label(),
@@ -79,6 +85,8 @@ class Method(abc.ABC):  # noqa: B024 - each surface adds its own abstract hook
             ConfigError: an unknown key, or a value that does not fit.
         """
         names = [field.name for field in dataclasses.fields(cls) if field.init]
+        if not isinstance(settings, Mapping):
+            raise ConfigError("settings are a mapping", where=where or cls.label(), got=settings)
         settings = dict(settings)
         chosen = settings.pop("preset", None)
         check_keys(settings, [*names, "preset"] if cls.presets else names, where or cls.label())

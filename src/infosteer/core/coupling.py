@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from infosteer.core.hooks import SitePlan
 from infosteer.core.ledger import Call
-from infosteer.errors import AttachError
+from infosteer.errors import AttachError, ConfigError
 
 Scales = dict[tuple[int, float, torch.device], Tensor]
 
@@ -23,6 +24,29 @@ def new_scales(plans: Sequence[SitePlan], strengths: Sequence[float]) -> Scales:
                 key = (index, coefficient, next(plan.site.module.parameters()).device)
                 scales.setdefault(key, torch.zeros((), dtype=torch.float32, device=key[2]))
     return scales
+
+
+def check_loss(loss: Any, num_items: Any) -> None:
+    """Checks what a loop hands to ``session.loss``.
+
+    Raises:
+        ConfigError: a loss that is no scalar tensor, or a number of items that is no count.
+    """
+    if not isinstance(loss, Tensor) or loss.dim() != 0 or not loss.is_floating_point():
+        raise ConfigError(
+            "the loss is not a scalar tensor",
+            where="session.loss",
+            got=f"{loss.dtype} of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__,
+            expected="a floating tensor of shape ()",
+            fix="pass the model output's .loss, or loss.mean()",
+        )
+    if num_items is None:
+        return
+    counts = num_items.numel() == 1 if isinstance(num_items, Tensor) else isinstance(num_items, (int, float))
+    if not counts or isinstance(num_items, bool) or not float(num_items) >= 0:
+        raise ConfigError(
+            "num_items is not a count of tokens", where="session.loss", got=num_items, expected="a number >= 0"
+        )
 
 
 def couple(
@@ -73,4 +97,4 @@ def penalty_value(call: Call, *, num_items: Tensor | int | None = None, factor: 
 
 
 def _divisor(call: Call, num_items: Tensor | int | None, device: torch.device) -> Tensor:
-    return torch.as_tensor(call.token_count() if num_items is None else num_items, device=device).clamp(min=1)
+    return torch.as_tensor(call.token_count() if num_items is None else num_items, device=device).squeeze().clamp(min=1)

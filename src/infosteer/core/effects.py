@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,29 +49,26 @@ def as_methods(methods: Methods) -> list[Method]:
 
 
 def check_effects(
-    methods: Sequence[Method],
-    strengths: Sequence[float],
+    methods: Mapping[int, Method],
     *,
     seen_training: bool,
     edits_changed: bool | None,
-    coupled: bool,
+    coupled: Collection[int],
     handles: Mapping[int, Handle],
 ) -> None:
-    """Called at the first optimizer step, with what the session has seen until then.
+    """Called after the first optimizer step in which these methods had strength > 0, with what was seen until then.
 
     Args:
-        methods: the session's methods, with their ``strengths`` at this step.
+        methods: by their index in the session.
         seen_training: whether a training forward of the model was seen.
         edits_changed: whether the edits of the first batch changed any coefficient; None when no edit was due.
-        coupled: whether penalties were added to a loss.
+        coupled: indices of penalties that were added to a loss.
         handles: what params methods left, by index of the method.
 
     Raises:
-        NoEffectError: a method with strength > 0 that changed nothing.
+        NoEffectError: a method that changed nothing.
     """
-    for index, (method, strength) in enumerate(zip(methods, strengths, strict=True)):
-        if strength == 0:
-            continue
+    for index, method in methods.items():
         where = key_of(type(method))
         if isinstance(method, (InterventionMethod, PenaltyMethod)) and not seen_training:
             raise NoEffectError(
@@ -81,7 +78,7 @@ def check_effects(
             )
         if isinstance(method, InterventionMethod) and edits_changed is False:
             raise NoEffectError("the interventions changed no coefficient in the first training batch", where=where)
-        if isinstance(method, PenaltyMethod) and not coupled:
+        if isinstance(method, PenaltyMethod) and index not in coupled:
             raise NoEffectError(
                 "the penalty was never added to a loss",
                 where=where,

@@ -53,31 +53,22 @@ class EntryHook:
 
     def __init__(self, session: Session | None) -> None:
         self.session = session
-        self.opened: list[bool] = []
 
     @torch.compiler.disable
     def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Opens the call, or adds to it."""
         if self.session is None:
             return
-        call = self.session._open
-        outermost = call is None
-        if call is None:
-            if torch._C._current_graph_task_id() != -1:
-                self.opened.append(False)  # a recompute of the whole decoder: its sites inherit the call in backward
-                return
-            call = self.session.open_call()
-        self.opened.append(outermost)
-        call.read_inputs(module, args, kwargs, self.session.labels_hint)
+        if self.session.calls.enter(module):
+            self.session.open_call(module)
+        if (call := self.session.calls.current) is not None:
+            call.read_inputs(module, args, kwargs, self.session.labels_hint)
 
     @torch.compiler.disable
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """Closes the call that ``before`` opened; runs even when the forward failed (then output is None)."""
-        if self.session is not None and self.opened and self.opened.pop():
-            call = self.session._open
-            if call is not None:
-                call.open = False
-            self.session.close_call(failed=output is None)
+        if self.session is not None and (call := self.session.calls.leave(module)) is not None:
+            self.session.close_call(call, output)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> EntryHook:
         return EntryHook(None)
@@ -102,21 +93,20 @@ def entry_hooks(session: Session, model: nn.Module, site_names: Sequence[str]) -
     return handles
 
 
-def refuse_unsteerable(model: nn.Module, already: bool) -> None:
+def refuse_unsteerable(model: nn.Module) -> None:
     """Refuses models on which hooks would be ignored, or be there twice.
 
     Raises:
         AttachError: naming the cause and the way out.
     """
-    if already:
-        raise AttachError(
-            "the model is steered already", fix="call .remove() on its session first, or give all methods in one list"
-        )
     for name, module in model.named_modules():
-        compiled = (
-            type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None
-        )
-        if compiled:
+        if any(isinstance(hook, SiteHook) and hook.session for hook in module._forward_pre_hooks.values()):
+            raise AttachError(
+                "the model is steered already",
+                where=name,
+                fix="call .remove() on its session first, or give all methods in one list",
+            )
+        if type(module).__name__ == "OptimizedModule" or getattr(module, "_compiled_call_impl", None) is not None:
             raise AttachError(
                 "the model is compiled already: hooks added now would be ignored without a word",
                 where=name or type(model).__name__,

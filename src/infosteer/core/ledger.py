@@ -34,6 +34,8 @@ class Call:
         step: optimizer steps done before this call.
         strengths: effective strength of every method of the session, in recipe order.
         measure: sites sum up entropies and changes.
+        judge: this is the first call with edits: how much they change is reported.
+        values: sites sum up the penalties' values.
         rows: (N,) bool, rows that carry loss; None counts every row.
         scales: gradient scale by (method, coefficient, device), filled when the loss's backward begins.
         sums: (key) -> running sum over sites, fp32 scalars.
@@ -45,8 +47,10 @@ class Call:
     step: int
     strengths: tuple[float, ...]
     measure: bool
+    judge: bool
     values: bool
     rows: Tensor | None = None
+    from_labels: bool = False
     weight: Tensor | None = None
     scales: dict[tuple[int, float, torch.device], Tensor] = dataclasses.field(default_factory=dict)
     sums: dict[str, Any] = dataclasses.field(default_factory=lambda: defaultdict(float))
@@ -55,6 +59,7 @@ class Call:
     open: bool = True
     reentrant: bool = False
     compiled: bool = False
+    number: int = -1
 
     def in_scope(self, scope: str) -> bool:
         """Whether a method of this scope acts in this call."""
@@ -63,26 +68,26 @@ class Call:
     def read_inputs(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any], hint: Tensor | None
     ) -> None:
-        """Takes the rows that carry loss from a module's inputs; inner modules overrule outer ones, since wrappers
-        (prompt tuning) may add positions and labels on the way in."""
+        """Takes the rows that carry loss from a module's inputs: labels before a padding mask, inner modules before
+        outer ones, since wrappers (prompt tuning) may add positions on the way in."""
         if args:
             try:
                 kwargs = {**inspect.signature(module.forward).bind_partial(*args).arguments, **kwargs}
             except TypeError:
                 return
         shifted, labels, mask = (kwargs.get(name) for name in ("shift_labels", "labels", "attention_mask"))
-        if isinstance(shifted, Tensor):
-            rows = shifted != IGNORE_INDEX
-        elif isinstance(labels, Tensor):
-            rows = loss_rows(labels, IGNORE_INDEX)
-        elif self.rows is None and hint is not None:
-            rows = loss_rows(hint, IGNORE_INDEX)
-        elif self.rows is None and isinstance(mask, Tensor) and mask.dim() == 2:
-            rows = mask != 0
-        else:
-            return
-        if rows.dim() == 2:
-            self.rows = rows.reshape(-1)
+        given = _as_tokens(labels)
+        if given is None and not self.from_labels:
+            given = _as_tokens(hint)
+        if (tokens := _as_tokens(shifted)) is not None:
+            self._set_rows(tokens != IGNORE_INDEX, from_labels=True)
+        elif given is not None:
+            self._set_rows(loss_rows(given, IGNORE_INDEX), from_labels=True)
+        elif isinstance(mask, Tensor) and mask.dim() == 2 and not self.from_labels:
+            self._set_rows(mask != 0, from_labels=False)
+
+    def _set_rows(self, rows: Tensor, *, from_labels: bool) -> None:
+        self.rows, self.from_labels = rows.reshape(-1), from_labels
 
     def row_weight(self, k: Tensor) -> Tensor | None:
         """(N,) fp32, 1 for rows that carry loss, for coefficients k (..., M).
@@ -96,13 +101,17 @@ class Call:
         if self.rows.numel() != count:
             raise AttachError(
                 "the labels do not line up with the rows that the layers see",
-                got=f"{self.rows.numel()} label positions, {count} rows",
-                expected="one row of key coefficients for every label position",
+                got=f"{self.rows.numel()} positions of labels or mask, {count} rows",
+                expected="one row of key coefficients for every position",
                 fix="pass labels (or attention_mask) of the full sequence to the model call",
             )
         if self.weight is None or self.weight.device != k.device:
             self.weight = self.rows.to(device=k.device, dtype=torch.float32)
         return self.weight
+
+    def lines_up(self, k: Tensor) -> bool:
+        """Whether every row of k (..., M) has its position in labels or mask."""
+        return self.rows is None or self.rows.numel() == k.numel() // k.shape[-1]
 
     def matches(self, k: Tensor) -> bool:
         """Whether coefficients k (..., M) have as many rows as this call."""
@@ -111,3 +120,8 @@ class Call:
     def token_count(self) -> Tensor | int:
         """Rows that carry loss, at least 1: what a task loss that is a mean over tokens was divided by."""
         return max(self.num_rows, 1) if self.rows is None else self.rows.sum().clamp(min=1)
+
+
+def _as_tokens(labels: Any) -> Tensor | None:
+    """Labels that are one token number a position, and not the classes or values of a classification head."""
+    return labels if isinstance(labels, Tensor) and labels.dim() == 2 and not labels.is_floating_point() else None

@@ -65,6 +65,8 @@ class MethodInfo:
 
 def list_methods(pattern: str = "*") -> list[str]:
     """Keys ``surface/name`` of the methods that match a shell pattern, sorted: ``list_methods("penalties/*")``."""
+    if not isinstance(pattern, str):
+        raise ConfigError("a pattern is text", got=pattern, expected="for example 'penalties/*'")
     return sorted(
         key for key in _methods() if fnmatch.fnmatch(key, pattern) or fnmatch.fnmatch(key.split("/")[1], pattern)
     )
@@ -77,6 +79,8 @@ def method_info(name: str) -> MethodInfo:
         ConfigError: an unknown name (the nearest is named) or one that several surfaces share (all are listed).
     """
     known = _methods()
+    if not isinstance(name, str):
+        raise ConfigError("a method's name is text", got=name, expected=", ".join(sorted(known)))
     if name in known:
         return known[name]
     matches = [key for key in known if key.split("/")[1] == name]

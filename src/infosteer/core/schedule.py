@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
+from infosteer.core.config import is_finite
 from infosteer.errors import ConfigError
 
 SHAPES = ("linear", "cosine", "hold")
@@ -54,13 +55,13 @@ class Schedule:
         """Strength at ``step``; ``total_steps`` is needed by fraction schedules."""
         t = float(step)
         if self.unit == "fraction":
-            if not total_steps:
+            if step > 0 and not total_steps:
                 raise ConfigError(
                     "a schedule over the fraction of training needs the number of steps",
                     where="strength.unit",
                     fix="pass total_steps= to infosteer.steer, or use unit: step",
                 )
-            t = min(step / max(total_steps - 1, 1), 1.0)
+            t = min(step / max((total_steps or 0) - 1, 1), 1.0)
         times = [time for time, _ in self.points]
         right = bisect.bisect_right(times, t)
         if right == 0:
@@ -100,7 +101,7 @@ def as_strength(value: object) -> float | Schedule:
                 "a strength schedule has the keys points, shape and unit", where="strength", got=dict(value)
             )
         return Schedule(**value)
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not is_finite(value) or value < 0:
         raise ConfigError(
             "strength must be a number >= 0 or a schedule",
             where="strength",
@@ -123,7 +124,7 @@ def _as_points(points: object) -> tuple[tuple[float, float], ...]:
     for point in points:
         if not isinstance(point, Sequence) or isinstance(point, str) or len(point) != 2:
             raise problem
-        if any(isinstance(x, bool) or not isinstance(x, (int, float)) or not math.isfinite(x) for x in point):
+        if any(isinstance(x, bool) or not isinstance(x, (int, float)) or not is_finite(x) for x in point):
             raise problem
         if point[1] < 0:
             raise problem

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from infosteer.core.calls import Calls
 from infosteer.core.contract import Context, Handle, InterventionMethod, Method, ParamMethod, PenaltyMethod
-from infosteer.core.coupling import couple, new_scales, penalty_value
+from infosteer.core.coupling import check_loss, couple, new_scales, penalty_value
 from infosteer.core.effects import check_effects
 from infosteer.core.hooks import (
     SiteHook,
@@ -33,14 +33,12 @@ from infosteer.core.ledger import Call
 from infosteer.core.measure import FirstBatch, measure_penalty, measure_site
 from infosteer.core.metrics import summarise
 from infosteer.core.registry import describe_method, key_of
-from infosteer.core.steps import StepHooks
+from infosteer.core.steps import watch_steps
 from infosteer.errors import SiteError
 from infosteer.models import Site, prove
 from infosteer.ops.inject import inject
 
 logger = logging.getLogger(__name__)
-
-_STEERED: weakref.WeakKeyDictionary[nn.Module, Session] = weakref.WeakKeyDictionary()
 
 
 class Session:
@@ -71,23 +69,22 @@ class Session:
         total_steps: int | None = None,
         measure_every: int = 10,
     ) -> None:
-        refuse_unsteerable(model, already=model in _STEERED)
+        refuse_unsteerable(model)
         self.model, self.methods, self.sites = model, tuple(methods), tuple(sites)
         self.step, self.total_steps = 0, total_steps
         self.measure_every = measure_every
+        self.calls = Calls()
         self.values = True  # whether every training call sums up its penalties' values, or measured ones only
         self.labels_hint: Tensor | None = None  # labels that a trainer keeps from the model
         self.measure_next: bool | None = None  # a trainer's word on whether the next calls are measured
+        self.on_remove: list[Callable[[], None]] = []
+        self.removed = False
         self._paused = False
-        self._open: Call | None = None
-        self._last: Call | None = None  # most recent training call, open or not
-        self._pending: list[Call] = []  # training calls whose penalties have not been coupled to a loss
-        self._in_backward: list[Call] = []
         self._measured: list[Call] = []
         self._first_batch: FirstBatch | None = FirstBatch() if self._active(InterventionMethod) else None
-        self._coupled = False
-        self._checked = False
-        self._edits_changed: bool | None = None  # by the first batch's edits; None where none were due
+        self._edits_changed: bool | None = None  # by the first batch's edits; None where none were due yet
+        self._coupled: set[int] = set()  # penalties that were added to a loss
+        self._unproven = {index for index, method in enumerate(self.methods) if not method.off}
         self._clock: torch.optim.Optimizer | None = None  # the optimizer whose steps are counted
 
         self._adapters = adapter_layers(model)
@@ -95,19 +92,18 @@ class Session:
         if self.plans:
             prove(model, [plan.site for plan in self.plans])
         self._handles: list[Any] = []
-        self._applied: list[tuple[int, Handle]] = []
+        self._applied: dict[int, Handle] = {}
         try:
             for index, method in enumerate(self.methods):
                 if isinstance(method, ParamMethod) and not method.off:
-                    self._applied.append((index, method.apply(method.select(self.sites))))
+                    self._applied[index] = method.apply(method.select(self.sites))
             # Always called last of the hooks on a module: LoRA wrappers and user hooks have had their turn.
             self._handles += [plan.site.module.register_forward_pre_hook(SiteHook(self, plan)) for plan in self.plans]
             self._handles += entry_hooks(self, model, [site.name for site in self.sites])
-            self._steps = StepHooks(model.parameters, self._before_step, self._after_step)
+            self.on_remove.append(watch_steps(self))
         except BaseException:
             self._undo()
             raise
-        _STEERED[model] = self
         for method in self.methods:
             if method.off:
                 logger.info("%s is off: its strength, weight or fraction is 0", key_of(type(method)))
@@ -121,7 +117,10 @@ class Session:
         self.remove()
 
     def pause(self) -> contextlib.ExitStack:
-        """Switches all methods off until ``resume()``; as a context manager, until its end."""
+        """Switches edits, penalties and scaled updates off until ``resume()``; as a context manager, until its end.
+
+        Parameters that a method took out of training altogether stay out: optimizers were made without them.
+        """
         self._paused = True
         until_end = contextlib.ExitStack()
         until_end.callback(self.resume)
@@ -133,44 +132,45 @@ class Session:
 
     def remove(self) -> None:
         """Takes every hook away and undoes parameter flags; trained weights stay. Safe to call twice."""
+        if self._handles and self.calls.last is None and any(not method.off for method in self.methods):
+            logger.warning("the steering session ends without having seen a training step")
+        self.removed = True
         self._undo()
-        self._steps.remove()
-        _STEERED.pop(self.model, None)
 
     def loss(self, loss: Tensor, num_items: Tensor | int | None = None) -> Tensor:
-        """Adds the penalties of the model calls since the last ``loss()``, in value and in gradient.
+        """Adds the penalties of the model calls that ``loss`` was computed from, in value and in gradient.
 
         Formula: ``loss + sum_p c_p sum_l sum_t r_p(k_lt) / n``, rows t that carry loss, n = ``num_items`` or the number
         of those rows in the call.
 
         Args:
-            loss: scalar task loss of these calls, before it is scaled for accumulation, world size or fp16.
+            loss: scalar task loss, before it is scaled for accumulation, world size or fp16.
             num_items: tokens that the task loss was divided by, when that is not the call's own count (accumulation).
 
         Returns:
             The loss to call ``backward()`` on; ``loss`` itself when no penalty is active.
+
+        Raises:
+            ConfigError: a loss that is no scalar tensor, or a ``num_items`` that is no count.
+            AttachError: several calls in one loss under reentrant checkpointing.
         """
-        calls = self.couple(loss, num_items=num_items)
+        check_loss(loss, num_items)
+        calls = [call for call in self.couple(loss, num_items=num_items) if call.scales]
         if not calls:
             return loss
         value = sum((penalty_value(call, num_items=num_items).to(loss.device) for call in calls), torch.zeros(()))
         return loss + value.to(loss)
 
     def couple(self, loss: Tensor, *, num_items: Tensor | int | None = None, factor: float = 1.0) -> list[Call]:
-        """Couples the penalties of the model calls since the last time to ``loss``, in gradient only.
+        """Couples the penalties of the model calls that ``loss`` was computed from to it, in gradient only.
 
         ``factor`` is what the task loss was multiplied by besides (world size). Returns the calls concerned.
         """
-        calls, self._pending = self._pending, []
-        self._coupled = self._coupled or bool(calls)
-        calls = [call for call in calls if call.scales]
-        if not calls or not loss.requires_grad:
+        if not loss.requires_grad:
             return []
-
-        def begin() -> None:
-            self._in_backward = calls
-
-        couple(loss, calls, num_items=num_items, factor=factor, on_backward=begin)
+        calls = self.calls.take(loss)
+        self._coupled |= {index for call in calls for index, *_ in call.scales}
+        couple(loss, calls, num_items=num_items, factor=factor, on_backward=lambda: self.calls.begin_backward(calls))
         return calls
 
     def metrics(self) -> dict[str, float]:
@@ -194,60 +194,52 @@ class Session:
 
     # -- what hooks call ------------------------------------------------------------------------------------------
 
-    def open_call(self) -> Call:
+    def open_call(self, module: nn.Module) -> Call:
         """Decides, once per root forward, whether and how the methods act in it."""
         training = self.model.training and torch.is_grad_enabled() and not self._paused
-        strengths = tuple(method.strength_at(self.step, self.total_steps) for method in self.methods)
-        if self._paused:
-            strengths = (0.0,) * len(strengths)
-        first = self._first_batch is not None and training
+        strengths = self._strengths() if training or self._acts_outside_training() else (0.0,) * len(self.methods)
+        edits = any(s != 0 and isinstance(m, InterventionMethod) for s, m in zip(strengths, self.methods, strict=True))
         wanted = self.measure_every > 0 and self.step % self.measure_every == 0
-        wanted = first or (wanted if self.measure_next is None else self.measure_next)
+        wanted = wanted if self.measure_next is None else self.measure_next
+        judge = edits and self._first_batch is not None
         call = Call(
             training=training,
             policy=self.model.training and not self._paused and not adapters_off(self._adapters),
             step=self.step,
             strengths=strengths,
-            measure=training and wanted,
+            measure=training and (wanted or judge),
+            judge=training and judge,
             values=training and self.values,
         )
         if training:
             call.scales = new_scales(self.plans, strengths)
-        self._open = call
-        if training:
-            self._last = call
-            self._pending.append(call)
-        if training and call.measure:
-            self._measured = [c for c in self._measured if c.step == call.step] + [call]
+        self.calls.open(call, module)
         return call
 
-    def close_call(self, failed: bool) -> None:
-        """Ends the open call; a training call in which a site stayed silent is an error."""
-        call, self._open = self._open, None
-        if call is None:
+    def close_call(self, call: Call, output: Any) -> None:
+        """Ends a call; a training call in which a site stayed silent is an error. ``output`` is None if it failed."""
+        if output is None or not call.training:
             return
-        if failed:
-            self._pending = [other for other in self._pending if other is not call]
-            self._measured = [other for other in self._measured if other is not call]
-            return
-        if call.training and not self._checked:
+        if self._unproven:
             refuse_rewrapped(self.model, [plan.site for plan in self.plans])
-        if call.training and not call.compiled:
-            silent = [plan.site.name for plan in self.plans if call.fired[plan.site.layer] == 0]
-            if silent:
-                raise SiteError(
-                    "sites that fired when steering began are silent now",
-                    where=", ".join(silent[:4]) + (" ..." if len(silent) > 4 else ""),
-                    got=f"{len(silent)} of {len(self.plans)} sites did not fire in a training forward",
-                    fix="attach after PEFT and kernel patches, before torch.compile; take fused MLP kernels off",
-                )
-        if call.training and self._first_batch is not None and self._first_batch.mass:
+        silent = [plan.site.name for plan in self.plans if call.fired[plan.site.layer] == 0 and not call.compiled]
+        if silent:
+            raise SiteError(
+                "sites that fired when steering began are silent now",
+                where=", ".join(silent[:4]) + (" ..." if len(silent) > 4 else ""),
+                got=f"{len(silent)} of {len(self.plans)} sites did not fire in a training forward",
+                fix="attach after PEFT and kernel patches, before torch.compile; take fused MLP kernels off",
+            )
+        if call.judge and self._first_batch is not None:
             self._first_batch.report()
             self._edits_changed, self._first_batch = self._first_batch.changed, None
+        if call.measure:
+            self._measured = [other for other in self._measured if other.step == call.step] + [call]
+        self.calls.await_loss(call, output)
 
     def at_site(self, plan: SitePlan, k: Tensor) -> Tensor:
         """Edits, measures and couples the coefficients k (..., M) of one site."""
-        call = self._call_for(k)
+        call = self.calls.of(k)
         if call is None:
             return k
         if torch.compiler.is_compiling():
@@ -278,20 +270,18 @@ class Session:
 
     @torch.compiler.disable
     def _measure(self, call: Call, plan: SitePlan, k: Tensor, edited: Tensor) -> None:
-        weight = call.row_weight(k)
+        weight = call.row_weight(k) if call.lines_up(k) else None
         measure_site(call, plan.site, k, edited, weight)
-        if self._first_batch is not None:
+        if call.judge and self._first_batch is not None:
             self._first_batch.add(plan.site, k, edited, weight)
 
-    def _call_for(self, k: Tensor) -> Call | None:
-        if self._open is not None:
-            return self._open
-        if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
-            return None  # a module called by hand, outside the model: left alone
-        for call in self._in_backward:
-            if call.matches(k):
-                return call
-        return self._last
+    def _strengths(self) -> tuple[float, ...]:
+        if self._paused:
+            return (0.0,) * len(self.methods)
+        return tuple(method.strength_at(self.step, self.total_steps) for method in self.methods)
+
+    def _acts_outside_training(self) -> bool:
+        return any(isinstance(method, InterventionMethod) and method.scope != "train" for method in self.methods)
 
     def _make_plans(self) -> list[SitePlan]:
         plans = {site.layer: SitePlan(site=site) for site in self.sites}
@@ -310,46 +300,45 @@ class Session:
     def _active(self, kind: type[Method]) -> bool:
         return any(isinstance(method, kind) and not method.off for method in self.methods)
 
-    def _before_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.check_effects()
-        for index, handle in self._applied:
-            handle.before_step(self.methods[index].strength_at(self.step, self.total_steps))
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called before an optimizer that holds parameters of the model steps."""
+        strengths = self._strengths()
+        for index, handle in self._applied.items():
+            handle.before_step(strengths[index])
 
-    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        for index, handle in self._applied:
-            handle.after_step(self.methods[index].strength_at(self.step, self.total_steps))
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called after that step; the first optimizer seen is the one whose steps are counted."""
+        strengths = self._strengths()
+        for index, handle in self._applied.items():
+            handle.after_step(strengths[index])
+        self.check_effects()
+        self.calls.forget_waiting()
         self._clock = self._clock or optimizer
         if self._clock is optimizer:
             self.step += 1
 
     def check_effects(self) -> None:
-        """Runs once, at the first optimizer step.
+        """Runs after every optimizer step until each method's first step with strength > 0 has been seen.
 
         Raises:
             NoEffectError: a method with strength > 0 that changed nothing.
         """
-        if self._checked:
-            return
-        self._checked = True
+        strengths = self._strengths()
+        due = {index for index in self._unproven if strengths[index] != 0}
+        self._unproven -= due
         check_effects(
-            self.methods,
-            [method.strength_at(self.step, self.total_steps) for method in self.methods],
-            seen_training=self._last is not None,
+            {index: self.methods[index] for index in due},
+            seen_training=self.calls.last is not None,
             edits_changed=self._edits_changed,
             coupled=self._coupled,
-            handles=dict(self._applied),
+            handles=self._applied,
         )
 
     def _undo(self) -> None:
-        for _, handle in self._applied:
+        for handle in reversed(self._applied.values()):
             handle.undo()
-        for handle in self._handles:
-            handle.remove()
-        if self._last is None and any(not method.off for method in self.methods) and self._handles:
-            logger.warning("the steering session ends without having seen a training step")
-        self._applied, self._handles = [], []
-
-
-def steering(model: nn.Module) -> Session | None:
-    """The session that steers ``model``, if any."""
-    return _STEERED.get(model)
+        for hook in self._handles:
+            hook.remove()
+        self._applied, self._handles = {}, []
+        while self.on_remove:
+            self.on_remove.pop()()

@@ -6,6 +6,7 @@ from torch import nn
 
 from infosteer.core.effects import Methods, as_methods
 from infosteer.core.session import Session
+from infosteer.errors import ConfigError
 from infosteer.models import Site, locate
 
 
@@ -40,10 +41,19 @@ def steer(
         ``with infosteer.steer(model, [infosteer.Intervention(fraction=0.01)]) as session: ...``
     """
     chosen = as_methods(methods)
+    for name, value, low in (("total_steps", total_steps, 1), ("measure_every", measure_every, 0)):
+        if not (name == "total_steps" and value is None) and (type(value) is not int or value < low):
+            raise ConfigError("not a number of steps", where=name, got=value, expected=f"a whole number from {low}")
     sites = find_sites(model, trust_structure=trust_structure)
     return Session(model, chosen, sites, total_steps=total_steps, measure_every=measure_every)
 
 
 def find_sites(model: nn.Module, *, trust_structure: bool) -> list[Site]:
-    """``locate``, which ``steer`` and ``attach`` share."""
+    """``locate``, which ``steer`` and ``attach`` share, for a model that is one."""
+    if not isinstance(model, nn.Module):
+        raise ConfigError(
+            "expected a model",
+            got=type(model).__name__,
+            expected="a transformers model (torch.nn.Module), not its name",
+        )
     return locate(model, trust_structure=trust_structure)

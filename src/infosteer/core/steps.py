@@ -1,44 +1,62 @@
 """Around optimizer steps: params methods act, steps are counted, and methods that did nothing are found out.
 
 torch's global optimizer hooks see every optimizer that derives from ``torch.optim.Optimizer``, whoever made it and
-however it is wrapped, so neither a trainer's nor an own loop's optimizer has to be handed over.
+however it is wrapped, so neither a trainer's nor an own loop's optimizer has to be handed over. They hold the session
+weakly: a model that is dropped with its session takes the hooks along.
 """
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
+from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 
-class StepHooks:
-    """Calls ``before`` and ``after`` around every step of an optimizer that holds one of the model's parameters."""
+class Stepper(Protocol):
+    """What the hooks need of a session."""
 
-    def __init__(
-        self,
-        parameters: Callable[[], Iterable[torch.nn.Parameter]],
-        before: Callable[[torch.optim.Optimizer], None],
-        after: Callable[[torch.optim.Optimizer], None],
-    ) -> None:
-        self._parameters = parameters
-        self._ours: weakref.WeakKeyDictionary[torch.optim.Optimizer, bool] = weakref.WeakKeyDictionary()
-        self._handles = [
-            register_optimizer_step_pre_hook(lambda optimizer, *_: self._run(before, optimizer)),
-            register_optimizer_step_post_hook(lambda optimizer, *_: self._run(after, optimizer)),
-        ]
+    model: nn.Module
 
-    def remove(self) -> None:
-        """Takes the global hooks away."""
-        for handle in self._handles:
-            handle.remove()
+    def before_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimizer that holds one of the model's parameters is about to step."""
 
-    def _run(self, function: Callable[[torch.optim.Optimizer], None], optimizer: Any) -> None:
-        # A wrapper (accelerate) may derive from Optimizer and step an inner one; only the inner one runs torch's hooks.
-        if optimizer not in self._ours:
-            ids = {id(parameter) for parameter in self._parameters()}
-            self._ours[optimizer] = any(id(p) in ids for group in optimizer.param_groups for p in group["params"])
-        if self._ours[optimizer]:
-            function(optimizer)
+    def after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """It has stepped."""
+
+
+def watch_steps(session: Stepper) -> Callable[[], None]:
+    """Calls ``session.before_step`` and ``after_step`` around steps of optimizers that hold the model's parameters.
+
+    Returns:
+        A function that takes the hooks away; safe to call twice.
+    """
+    known = weakref.ref(session)
+    ours: weakref.WeakKeyDictionary[torch.optim.Optimizer, tuple[int, bool]] = weakref.WeakKeyDictionary()
+
+    def is_ours(found: Stepper, optimizer: Any) -> bool:
+        size = sum(len(group["params"]) for group in optimizer.param_groups)  # groups may be added later
+        if ours.get(optimizer, (-1, False))[0] != size:
+            ids = {id(parameter) for parameter in found.model.parameters()}
+            ours[optimizer] = size, any(id(p) in ids for group in optimizer.param_groups for p in group["params"])
+        return ours[optimizer][1]
+
+    def before(optimizer: Any, *_: Any) -> None:
+        if (found := known()) is not None and is_ours(found, optimizer):
+            found.before_step(optimizer)
+
+    def after(optimizer: Any, *_: Any) -> None:
+        if (found := known()) is not None and is_ours(found, optimizer):
+            found.after_step(optimizer)
+
+    handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
+
+    def remove() -> None:
+        while handles:
+            handles.pop().remove()
+
+    weakref.finalize(session, remove)
+    return remove

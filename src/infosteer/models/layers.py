@@ -9,7 +9,7 @@ from infosteer.errors import ConfigError
 
 _THIRDS = ("early", "middle", "late")
 _ACCEPTED = '"all", "early", "middle", "late" (joined by "+"), "0-15", "0-3,8,10-11", or a list of layer numbers'
-_PIECE = re.compile(r"(\d+)(?:\s*-\s*(\d+))?")
+_PIECE = re.compile(r"(\d{1,9})(?:\s*-\s*(\d{1,9}))?")
 
 
 def select_layers(spec: str | Sequence[int], num_layers: int) -> tuple[int, ...]:

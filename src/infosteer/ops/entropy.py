@@ -27,6 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from infosteer.errors import ConfigError
 from infosteer.ops.once import differentiable_once
 from infosteer.ops.select import check_choice, check_floating, rows_per_chunk
 
@@ -50,12 +51,14 @@ def key_entropy(k: Tensor, normalization: str = "magnitude") -> Tensor:
         once; saves ``k`` and two numbers a row.
 
     Raises:
-        ConfigError: unknown normalization, or ``k`` not floating.
+        ConfigError: unknown normalization, or ``k`` not a floating tensor with M >= 1.
 
     Source: arXiv 2507.05158, section 4.2.
     """
     check_choice("normalization", normalization, NORMALIZATIONS)
     check_floating("k", k)
+    if k.shape[-1] == 0:
+        raise ConfigError("Rows without coefficients have no entropy.", where="k", got=f"shape {tuple(k.shape)}")
     out: Tensor = _KeyEntropy.apply(k, normalization)
     return out
 

@@ -63,6 +63,10 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
 
 def check_floating(name: str, k: Tensor) -> None:
     """Raise ``ConfigError`` unless ``k`` is a floating tensor with a last dimension."""
+    if not isinstance(k, Tensor):
+        raise ConfigError(
+            f"{name} is not a tensor.", where=name, got=type(k).__name__, expected="a torch.Tensor (..., M)"
+        )
     if k.dtype not in _BITS or k.dim() == 0:
         raise ConfigError(
             f"{name} is not a tensor of coefficients.",

@@ -33,6 +33,13 @@ def information_surrogate(v: Tensor, w_decode: Tensor) -> Tensor:
 
     Source: arXiv 2507.05158, section 4.3.
     """
+    if not (isinstance(v, Tensor) and isinstance(w_decode, Tensor)):
+        raise ConfigError(
+            "Not tensors.",
+            where="v, w_decode",
+            got=f"{type(v).__name__}, {type(w_decode).__name__}",
+            expected="tensors",
+        )
     if w_decode.dim() != 2 or v.dim() == 0 or v.shape[-1] != w_decode.shape[1]:
         raise ConfigError(
             "Memory vectors and decoding matrix do not fit.",

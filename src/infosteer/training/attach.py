@@ -57,13 +57,25 @@ def attach(trainer: Any, methods: Methods, *, trust_structure: bool = False) -> 
     session = Session(trainer.model, chosen, sites, measure_every=0)
     session.values = False
     bridge = _Bridge(trainer, session)
-    trainer.compute_loss = functools.wraps(trainer.compute_loss)(
-        functools.partial(bridge.compute_loss, trainer.compute_loss)
-    )
-    trainer.log = functools.wraps(trainer.log)(functools.partial(bridge.log, trainer.log))
-    trainer.save_model = functools.wraps(trainer.save_model)(functools.partial(bridge.save_model, trainer.save_model))
-    trainer.add_callback(_StepCallback(session))
+    callback = _StepCallback(session)
+    trainer.add_callback(callback)
+    wrapped = {name: _wrap(trainer, name, getattr(bridge, name)) for name in ("compute_loss", "log", "save_model")}
+
+    def detach() -> None:
+        trainer.remove_callback(callback)
+        for name, wrapper in wrapped.items():
+            if vars(trainer).get(name) is wrapper:  # else somebody wrapped it again, and ours only passes through
+                delattr(trainer, name)
+
+    session.on_remove.append(detach)
     return session
+
+
+def _wrap(trainer: Any, name: str, around: Any) -> Any:
+    """Puts ``around(original, ...)`` in the place of a method of this one instance."""
+    wrapper = functools.wraps(getattr(trainer, name))(functools.partial(around, getattr(trainer, name)))
+    setattr(trainer, name, wrapper)
+    return wrapper
 
 
 class _Bridge:
@@ -72,19 +84,19 @@ class _Bridge:
     def __init__(self, trainer: Any, session: Session) -> None:
         self.trainer, self.session = trainer, session
         self.task_loss: list[tuple[torch.Tensor, bool]] = []
-        self._penalties: list[float] = []
 
     def compute_loss(self, original: Any, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """The trainer's loss with the penalties coupled to it."""
         session, trainer = self.session, self.trainer
-        training = model.training and torch.is_grad_enabled()
-        if not training:
+        if session.removed or not (model.training and torch.is_grad_enabled()):
             return original(model, inputs, *args, **kwargs)
         session.step, session.total_steps = trainer.state.global_step, trainer.state.max_steps or None
         session.measure_next = is_measured_step(trainer)
         session.labels_hint = inputs.get("labels") if isinstance(inputs, Mapping) else None
-        result = original(model, inputs, *args, **kwargs)
-        session.labels_hint = None
+        try:
+            result = original(model, inputs, *args, **kwargs)
+        finally:
+            session.labels_hint = None
         loss = result[0] if isinstance(result, tuple) else result
         num_items = kwargs.get("num_items_in_batch", args[1] if len(args) > 1 else None)
         self._check_finite(loss)
@@ -95,14 +107,14 @@ class _Bridge:
 
     def log(self, original: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> Any:
         """The trainer's log with the values of the last measured step; all processes must come here, as they do."""
-        if "loss" in logs and not any(key.startswith("eval_") for key in logs):
+        if "loss" in logs and not self.session.removed and not any(key.startswith("eval_") for key in logs):
             logs.update(self._metrics())
         return original(logs, *args, **kwargs)
 
     def save_model(self, original: Any, output_dir: str | None = None, *args: Any, **kwargs: Any) -> Any:
         """The trainer's save, followed by the sidecar."""
         result = original(output_dir, *args, **kwargs)
-        if self.trainer.args.should_save:
+        if self.trainer.args.should_save and not self.session.removed:
             write_sidecar(output_dir or self.trainer.args.output_dir, self.session)
         return result
 
@@ -123,9 +135,9 @@ class _Bridge:
             metrics[f"{PREFIX}task_loss"] = float(values[0]) / accelerator.num_processes
         for method, description in zip(self.session.methods, self.session.describe(), strict=True):
             if not isinstance(method.strength, float):
-                metrics[f"{PREFIX}strength/{description['method']}"] = method.strength_at(
-                    self.session.step, self.session.total_steps
-                )
+                done = max(self.trainer.state.global_step - 1, 0)  # the step that is logged
+                strength = method.strength_at(done, self.session.total_steps)
+                metrics[f"{PREFIX}strength/{description['method']}"] = strength
         return metrics
 
     def _check_finite(self, loss: torch.Tensor) -> None:
@@ -147,7 +159,9 @@ class _StepCallback(TrainerCallback):
         self.session = session
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.session.step = state.global_step - 1  # of the step that just ended
         self.session.check_effects()
+        self.session.step = state.global_step
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         wrapped = kwargs.get("model")

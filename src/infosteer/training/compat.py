@@ -75,9 +75,9 @@ def refuse_trainer(trainer: Any) -> None:
             expected=f"an object with {', '.join(needed)}",
         )
     args = trainer.args
-    if trainer.model is None:
+    if trainer.model is None or getattr(trainer, "model_init", None) is not None:
         raise AttachError(
-            "the trainer has no model yet (model_init)", fix="build the trainer with a model, then attach"
+            "the trainer makes a new model when it starts (model_init)", fix="build it with a model, then attach"
         )
     if getattr(trainer, "is_in_train", False):
         raise AttachError("the trainer is training already", fix="attach before trainer.train()")
