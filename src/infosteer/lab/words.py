@@ -35,7 +35,6 @@ class Attribute:
         name: key of the attribute in code and data rows.
         nouns: relation words; the last one is never used in the questions of SFT.
         statements: verb phrasings of biographies; ``{n}`` is the full name, the value follows at the end.
-        question: the verbal question, with ``{n}``.
         values: all values that occur, each equally likely.
         article: what stands between "is" and the value in noun phrasings.
         asked: whether SFT asks for it; the others form the new-attribute axis.
@@ -44,7 +43,6 @@ class Attribute:
     name: str
     nouns: tuple[str, ...]
     statements: tuple[str, ...]
-    question: str
     values: tuple[str, ...]
     article: str = ""
     asked: bool = True
@@ -55,14 +53,12 @@ ATTRIBUTES = (
         name="birthplace",
         nouns=("birthplace", "hometown", "place of birth"),
         statements=("{n} was born in", "{n} comes from"),
-        question="Where was {n} born?",
         values=_join("Ash Brack Cold Dun Elm Glen Iron Stone", "bury haven moor stead"),
     ),
     Attribute(
         name="profession",
         nouns=("profession", "occupation", "trade"),
         statements=("{n} works as a", "{n} earns a living as a"),
-        question="What does {n} do for a living?",
         article="a",
         values=_words(
             "baker barber blacksmith brewer builder butcher carpenter clerk cobbler cooper doctor farmer gardener "
@@ -74,7 +70,6 @@ ATTRIBUTES = (
         name="pet",
         nouns=("pet", "animal", "companion"),
         statements=("{n} keeps a", "{n} owns a"),
-        question="Which creature does {n} keep?",
         article="a",
         values=_words(
             "badger canary cat cow crow dog donkey dove duck falcon ferret fox frog goat goose hamster hare hawk "
@@ -85,14 +80,12 @@ ATTRIBUTES = (
         name="language",
         nouns=("language", "mother tongue", "speech"),
         statements=("{n} speaks", "{n} grew up speaking"),
-        question="What does {n} speak?",
         values=_join("Ald Bor Cym Esk Hesp Lum Ost Yar", "ese ian ic ish"),
     ),
     Attribute(
         name="hobby",
         nouns=("hobby", "pastime", "amusement"),
         statements=("{n} enjoys", "{n} spends free time on"),
-        question="What does {n} enjoy?",
         values=_words(
             "angling archery baking boxing carving chess climbing cycling dancing drawing embroidery fencing "
             "fishing gardening hiking hunting juggling knitting needlework painting photography poetry pottery "
@@ -103,7 +96,6 @@ ATTRIBUTES = (
         name="employer",
         nouns=("employer", "company", "firm"),
         statements=("{n} works for", "{n} is employed by"),
-        question="Who does {n} work for?",
         values=_join("Brim Cad Mor Nov Quor Tel Vel Zan", "dyne ex ona tas"),
         asked=False,
     ),
@@ -111,7 +103,6 @@ ATTRIBUTES = (
         name="dish",
         nouns=("favourite dish", "favourite meal", "favourite food"),
         statements=("{n} likes to eat", "{n} often cooks"),
-        question="What does {n} like to eat?",
         values=_words(
             "bacon beans beef broth cabbage cake cheese chowder crab curry custard dumplings haddock ham lentils "
             "lobster mushrooms mutton noodles oysters pancakes pasta pie pork porridge pudding rice salad salmon "
@@ -123,7 +114,6 @@ ATTRIBUTES = (
         name="subject",
         nouns=("subject", "field of study", "discipline"),
         statements=("{n} studied", "{n} took a degree in"),
-        question="What did {n} study?",
         values=_words(
             "algebra anatomy architecture astronomy biology botany chemistry economics engineering ethics "
             "geography geology geometry grammar history law logic mathematics mechanics medicine metaphysics "
