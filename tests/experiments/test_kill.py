@@ -88,7 +88,15 @@ def test_the_command_killed_after_its_first_training(finished: Path, inputs: Pat
 def test_an_interrupt_is_said_in_one_line(inputs: Path, tmp_path: Path) -> None:
     recipe, path = write(tmp_path, tiny.recipe(inputs, train={"max_steps": 100_000})), tmp_path / "out"
     command = [sys.executable, "-m", "infosteer", "run", str(recipe), "--output", str(path)]
-    process = subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A test run in the background of a shell ignores interrupts, and its children would too.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 120
     while not (path / "metrics.jsonl").is_file() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)

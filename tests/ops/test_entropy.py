@@ -52,6 +52,10 @@ def test_value_and_gradient(normalization, dtype, width, batch, spread, seed):
         # In rows close to one-hot the reference itself loses digits to cancellation; float16 has no digits below 6e-8.
         floor = 6e-8 if dtype == torch.float16 else 1e-13
         bound = tolerance * want.abs().amax(-1, keepdim=True) + floor
+        # In rows close to uniform ln |k| and Q / S cancel: what is left of the rounding of ln |k| is divided by S.
+        size = k.detach().double().abs()
+        rounding = torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+        bound = bound + 4 * rounding * (1 + size.log().abs().amax(-1, keepdim=True)) / size.sum(-1, keepdim=True)
         assert bool(((dk.double() - want).abs() < bound).all()) or width == 1
 
 
