@@ -24,7 +24,9 @@ SAMPLES = 5  # predictions kept for people to look at
 REASONING_TOKENS = 256  # room for a worked solution before its answer
 MARGIN_TOKENS = 8  # room beyond the longest answer: one that runs on must be seen to run on
 
-BOUNDED = frozenset(["exact_match", "option_accuracy", "option_accuracy_norm"])  # measures that lie in [0, 1]
+BOUNDED = frozenset(
+    ["exact_match", "utilisation", "option_accuracy", "option_accuracy_norm"]
+)  # measures that lie in [0, 1]
 
 Progress = Callable[[str, int, int], None]
 

@@ -1,9 +1,9 @@
-"""The recipe's evaluation sets: read before the first step, scored after every training."""
+"""The recipe's evaluation sets: read before the first step, scored before and after every training."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +54,36 @@ def evaluate_sets(
             "settings": result.settings,
         }
     return judged
+
+
+def add_utilisation(judged: Mapping[str, dict[str, Any]], stored: Mapping[str, Sequence[bool]]) -> None:
+    """Add the measure ``utilisation`` and the count ``stored`` to the sets whose facts the base was asked for.
+
+    A set of whose facts the base stores none gets the count alone.
+    """
+    from infosteer.evaluation import utilisation
+
+    for name, known in stored.items():
+        result = judged[name]
+        scores = utilisation(result["examples"]["exact_match"], known)
+        result["stored"] = sum(known)
+        if result["stored"]:
+            result["measures"]["utilisation"] = math.fsum(s for s in scores if not math.isnan(s)) / result["stored"]
+            result["examples"]["utilisation"] = [_or_none(score) for score in scores]
+
+
+def outcome_of(arm: str, seed: int, judged: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What an evaluation leaves in the file of a finished outcome."""
+    kept = ("stored", "failures", "settings", "samples")
+    return {
+        "schema": 1,
+        "arm": arm,
+        "seed": seed,
+        "status": "finished",
+        "metrics": {f"{name}/{m}": value for name, result in judged.items() for m, value in result["measures"].items()},
+        "sets": {name: {key: result[key] for key in kept if key in result} for name, result in judged.items()},
+        "examples": {name: result["examples"] for name, result in judged.items()},
+    }
 
 
 def overlaps(train_rows: Iterable[Mapping[str, Any]], sets: Mapping[str, EvalSet]) -> dict[str, int]:

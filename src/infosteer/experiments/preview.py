@@ -36,6 +36,7 @@ def preview(recipe: Recipe, count: int) -> dict[str, Any]:
         "model": recipe.model,
         "arms": "; ".join(f"{name}: {_arm(methods)}" for name, methods in recipe.arms.items()),
         "baseline": recipe.baseline,
+        "before training": "evaluated too, as the row base" if recipe.evaluate_base else "not evaluated",
         "seeds": f"{', '.join(map(str, recipe.seeds))} ({len(recipe.arms) * len(recipe.seeds)} trainings)",
         "training rows": f"{len(training.rows)}, and {training.skipped} bad ones skipped",
         "from": ", ".join(recipe.data.sources),

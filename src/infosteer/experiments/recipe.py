@@ -21,6 +21,8 @@ from infosteer.experiments.source import KeyPath, Source, parse_recipe, read_rec
 from infosteer.training.settings import TrainSettings, setting
 
 DATA_VARIABLE = "INFOSTEER_DATA"  # stands for the folder that shipped recipes call ../shared/data
+BASE_ARM = "base"  # what the model before training is called where ``evaluate_base`` is set
+BASE_SEED = 0  # no seed trained it; a number keeps files and results of one shape
 _DATA_PREFIX = "../shared/data/"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 _FORMAT_HELP = (
@@ -96,6 +98,9 @@ class Recipe:
     )
     seeds: tuple[int, ...] = setting((1,), "every arm is trained once per seed; equal seeds share data order and start")
     evaluate: dict[str, EvaluateSettings] = field(metadata={"help": "name -> set; names appear in results"})
+    evaluate_base: bool = setting(
+        False, "evaluate the model before any training too, as the row `base`; lab questions then have `utilisation`"
+    )
 
     @property
     def baseline(self) -> str:
@@ -229,6 +234,13 @@ def _check(recipe: Recipe, source: Source) -> None:
                     got=name,
                     expected="letters, digits, and _ . + -",
                 )
+    if recipe.evaluate_base and BASE_ARM in recipe.arms:
+        raise ConfigError(
+            "With evaluate_base this name stands for the model before training.",
+            where=source.at(("arms", BASE_ARM)),
+            got=BASE_ARM,
+            fix="give the arm another name, or set evaluate_base: false",
+        )
     if recipe.name and not _NAME.fullmatch(recipe.name):
         raise ConfigError("This name cannot be a folder's name.", where=source.at(("name",)), got=recipe.name)
     if not recipe.seeds:

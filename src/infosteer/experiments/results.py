@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from infosteer.errors import RunError
 from infosteer.experiments.environment import environment
-from infosteer.experiments.recipe import Recipe
+from infosteer.experiments.recipe import BASE_ARM, BASE_SEED, Recipe
 from infosteer.experiments.rundir import RunDir, write_atomic
 
 SCHEMA = 1
@@ -26,40 +26,51 @@ def write_results(recipe: Recipe, folder: RunDir) -> Path:
         for arm in recipe.arms
         if (outcome := folder.read_outcome(arm, seed)) is not None
     ]
+    base = folder.read_outcome(BASE_ARM, BASE_SEED) if recipe.evaluate_base else None
     whole = len(outcomes) == len(recipe.seeds) * len(recipe.arms)
-    results = build_results(recipe, outcomes, resamples=RESAMPLES if whole else QUICK_RESAMPLES)
+    results = build_results(recipe, outcomes, base=base, resamples=RESAMPLES if whole else QUICK_RESAMPLES)
     write_atomic(folder.results_file, json.dumps(results, indent=1, allow_nan=False) + "\n")
     return folder.results_file
 
 
 def build_results(
-    recipe: Recipe, outcomes: Sequence[Mapping[str, Any]], *, resamples: int = RESAMPLES
+    recipe: Recipe,
+    outcomes: Sequence[Mapping[str, Any]],
+    *,
+    base: Mapping[str, Any] | None = None,
+    resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """Arms, summary, comparisons, failures and notes of outcomes.
 
     Means and 95 % bootstrap intervals resample seeds and examples (with one seed examples only: a note says so);
-    comparisons pair an arm with the baseline by seed and example.
+    comparisons pair an arm with the baseline by seed and example. ``base``, the outcome of the model before training,
+    comes first, with n = 0 seeds and intervals over the examples; it is compared with nothing.
     """
     from infosteer.evaluation import analyse
 
     finished = [outcome for outcome in outcomes if outcome["status"] == "finished"]
-    scores = _scores(recipe, finished)
+    scores = _scores(recipe.arms, finished)
     judged: dict[str, list[Any]] = {"summary": [], "comparisons": [], "notes": []}
     if scores:
         compared = recipe.baseline in scores
         judged = analyse(scores, baseline=recipe.baseline if compared else None, resamples=resamples)
         if not compared:
             judged = {**judged, "comparisons": []}
+    untrained = [] if base is None else [base]  # judged on its own: a seed 0 of the arms is no seed of the base
+    before = analyse(_scores([BASE_ARM], untrained), resamples=resamples)["summary"]
     return {
         "schema": SCHEMA,
         "environment": environment(),
-        "arms": [{"arm": o["arm"], "seed": o["seed"], "metrics": o["metrics"]} for o in finished],
-        "summary": judged["summary"],
+        "arms": [{"arm": o["arm"], "seed": o["seed"], "metrics": o["metrics"]} for o in [*untrained, *finished]],
+        "summary": [*({**row, "n": 0} for row in before), *judged["summary"]],
         "comparisons": judged["comparisons"],
         "failures": [
             {"arm": o["arm"], "seed": o["seed"], "error": o["error"]} for o in outcomes if o["status"] == "failed"
         ],
-        "notes": _notes(recipe, finished, len(outcomes), [note["note"] for note in judged["notes"]]),
+        "notes": [
+            *_base_notes(base),
+            *_notes(recipe, finished, len(outcomes), [note["note"] for note in judged["notes"]]),
+        ],
     }
 
 
@@ -74,9 +85,9 @@ def read_results(path: Path) -> dict[str, Any]:
     return results
 
 
-def _scores(recipe: Recipe, finished: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, dict[str, list[float]]]]:
-    """arm -> seed -> metric -> score of every example, NaN where it has none; arms in the recipe's order."""
-    found: dict[str, dict[int, dict[str, list[float]]]] = {arm: {} for arm in recipe.arms}
+def _scores(arms: Iterable[str], finished: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, dict[str, list[float]]]]:
+    """arm -> seed -> metric -> score of every example, NaN where it has none; arms in the order given."""
+    found: dict[str, dict[int, dict[str, list[float]]]] = {arm: {} for arm in arms}
     for outcome in finished:
         found[outcome["arm"]][outcome["seed"]] = {
             f"{name}/{measure}": [math.nan if value is None else float(value) for value in values]
@@ -85,6 +96,16 @@ def _scores(recipe: Recipe, finished: Sequence[Mapping[str, Any]]) -> dict[str, 
             if any(value is not None for value in values)
         }
     return {arm: seeds for arm, seeds in found.items() if seeds}
+
+
+def _base_notes(base: Mapping[str, Any] | None) -> list[str]:
+    if base is None:
+        return []
+    notes = [f"{BASE_ARM}: the model before training; its intervals cover the choice of examples"]
+    if base["stored"]:
+        counts = ", ".join(f"{name} {sum(known)} of {len(known)}" for name, known in base["stored"].items())
+        notes.append(f"utilisation is over the facts that the base stores: {counts}")
+    return notes
 
 
 def _notes(recipe: Recipe, finished: Sequence[Mapping[str, Any]], known: int, found: list[str]) -> list[str]:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from infosteer.errors import InfoSteerError, NoEffectError, NonFiniteLossError, RunError
+from infosteer.experiments.base import base_outcome
 from infosteer.experiments.inputs import GENERATED, TrainingRows, check_layers, training_rows
-from infosteer.experiments.judge import evaluate_sets, load_sets, overlaps
-from infosteer.experiments.recipe import Recipe, read_raw, recipe_from, resolve_path
+from infosteer.experiments.judge import add_utilisation, evaluate_sets, load_sets, outcome_of, overlaps
+from infosteer.experiments.recipe import BASE_ARM, BASE_SEED, Recipe, read_raw, recipe_from, resolve_path
 from infosteer.experiments.reporter import Reporter
 from infosteer.experiments.results import write_results
 from infosteer.experiments.rundir import RunDir, disk_full
@@ -61,6 +62,7 @@ class Run:
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.reporter = reporter if self.main else Reporter()
         self.sets: dict[str, Any] = {}
+        self.stored: dict[str, list[bool]] = {}  # set -> whether the base stores the fact of each example
         self._rows: tuple[int, TrainingRows] | None = None
 
     def run(self) -> Path:
@@ -92,8 +94,13 @@ class Run:
             finished=trainings - len(todo),
             baseline=self.recipe.baseline,
         )
-        if todo:
+        base = self.folder.read_outcome(BASE_ARM, BASE_SEED) if self.recipe.evaluate_base else None
+        base_missing = self.recipe.evaluate_base and base is None
+        if todo or base_missing:
             self._preflight()
+        if base_missing and self.main:  # before the arms: their utilisation is over the facts that the base stores
+            base = self._evaluate_base()
+        self.stored = (base or {}).get("stored", {})
         failures = []
         for arm, seed in todo:
             try:
@@ -119,6 +126,19 @@ class Run:
         if skipped := self._training_rows(self.recipe.seeds[0]).skipped:
             self.reporter.note(f"{skipped} bad rows skipped in {', '.join(self.recipe.data.sources)}")
         check_layers(self.recipe)
+
+    def _evaluate_base(self) -> dict[str, Any]:
+        self.reporter.note(f"{BASE_ARM}: evaluating the model before training")
+        outcome = base_outcome(self.recipe, self.sets, progress=self._evaluating)
+        self.folder.rewind(BASE_ARM, BASE_SEED, 0)
+        self.folder.log({"event": "evaluate", "arm": BASE_ARM, "seed": BASE_SEED, "step": 0, **outcome["metrics"]})
+        self.folder.write_outcome(outcome)
+        write_results(self.recipe, self.folder)
+        self.reporter.note(f"{BASE_ARM}: " + ", ".join(f"{m} {value:.3f}" for m, value in outcome["metrics"].items()))
+        return outcome
+
+    def _evaluating(self, what: str, done: int, total: int) -> None:
+        self.reporter.evaluating(what=what, done=done, total=total)
 
     def _training_rows(self, seed: int) -> TrainingRows:
         generated = any(source.startswith(GENERATED) for source in self.recipe.data.sources)
@@ -167,26 +187,14 @@ class Run:
         gc.collect()
 
     def _evaluate(self, arm: str, seed: int, trained: Any, rows: list[dict[str, Any]]) -> None:
-        judged = evaluate_sets(
-            trained.model,
-            trained.tokenizer,
-            self.sets,
-            self.recipe,
-            progress=lambda what, done, total: self.reporter.evaluating(what=what, done=done, total=total),
-        )
-        metrics = {
-            f"{name}/{measure}": value
-            for name, result in judged.items()
-            for measure, value in result["measures"].items()
-        }
+        judged = evaluate_sets(trained.model, trained.tokenizer, self.sets, self.recipe, progress=self._evaluating)
+        add_utilisation(judged, self.stored)
+        outcome = outcome_of(arm, seed, judged)
+        metrics = outcome["metrics"]
         self.folder.log({"event": "evaluate", "arm": arm, "seed": seed, "step": trained.steps, **metrics})
         self.folder.write_outcome(
             {
-                "schema": 1,
-                "arm": arm,
-                "seed": seed,
-                "status": "finished",
-                "metrics": metrics,
+                **outcome,
                 "train": {
                     "rows": len(rows),
                     "rows_sha256": _fingerprint(rows),
@@ -196,8 +204,6 @@ class Run:
                     "steps": trained.steps,
                     "loss": trained.train_loss,
                 },
-                "sets": {name: {k: r[k] for k in ("failures", "settings", "samples")} for name, r in judged.items()},
-                "examples": {name: result["examples"] for name, result in judged.items()},
             }
         )
         write_results(self.recipe, self.folder)

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SHARES = ("exact_match", "option_accuracy", "option_accuracy_norm")  # shown in percent
-SHOWN = ("exact_match", "option_accuracy", "answer_nll", "nll", "bits_per_byte")  # of the measures of InfoSteer's own
+SHARES = ("exact_match", "utilisation", "option_accuracy", "option_accuracy_norm")  # shown in percent
+# Of the measures of InfoSteer's own, those that are shown.
+SHOWN = ("exact_match", "utilisation", "option_accuracy", "answer_nll", "nll", "bits_per_byte")
 COLUMNS = 5  # sets in one table; more go into a further one
 
 
