@@ -101,11 +101,14 @@ def test_it_is_evaluated_once(with_base: Path, tmp_path: Path, monkeypatch: pyte
     assert [(line["event"], line["step"]) for line in lines if line["arm"] == "base"] == [("evaluate", 0)]
 
 
-def test_a_seed_0_of_the_arms_is_not_compared_with_it(inputs: Path, tmp_path: Path) -> None:
+def test_a_seed_0_of_the_arms_is_not_compared_with_it(
+    inputs: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     path = run(tiny.recipe(inputs, evaluate_base=True, seeds=[0], arms={"plain": []}), tmp_path / "run")
     found = read(path / "results.json")
     assert [(one["arm"], one["seed"]) for one in found["arms"]] == [("base", 0), ("plain", 0)]
     assert found["comparisons"] == []
+    assert capfd.readouterr() == ("", ""), "no bar of another library"
 
 
 def test_its_name_is_reserved_with_the_key_alone(inputs: Path) -> None:

@@ -27,13 +27,27 @@ def base_outcome(
     from infosteer.training.loading import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(recipe.model)
-    model = load_model(recipe.model, dtype=recipe.train.dtype).eval()
+    with _without_bars():
+        model = load_model(recipe.model, dtype=recipe.train.dtype).eval()
     with _like_a_trained_arm(model, recipe.train.bf16):
         judged = evaluate_sets(model, tokenizer, sets, recipe, progress=progress)
         batch_size = max(settings.batch_size for settings in recipe.evaluate.values())
         stored = stored_facts(model, tokenizer, sets, batch_size=batch_size, progress=progress)
     add_utilisation(judged, stored)
     return {**outcome_of(BASE_ARM, BASE_SEED, judged), "stored": stored}
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    from transformers.utils import logging as transformers_logging
+
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()
 
 
 @contextlib.contextmanager
