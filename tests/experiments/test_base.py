@@ -173,3 +173,14 @@ def test_without_a_stored_fact_there_is_no_utilisation(inputs: Path, tmp_path: P
     assert not [row for row in found["summary"] if row["metric"].endswith("utilisation")]
     assert any("lab 0 of 12" in note for note in found["notes"])
     assert read(path / "outcomes/plain/seed-1.json")["sets"]["lab"]["stored"] == 0
+
+
+@pytest.mark.parametrize("bf16", [None, True])
+def test_an_arm_that_learns_nothing_equals_the_base(inputs: Path, tmp_path: Path, bf16: bool | None) -> None:
+    """The base is evaluated as arms are, mixed precision included."""
+    train = {"learning_rate": 1e-30, "weight_decay": 0.0, "max_steps": 1, "bf16": bf16}
+    recipe = tiny.recipe(inputs, evaluate_base=True, seeds=[1], arms={"plain": []}, train=train)
+    path = run(recipe, tmp_path / "run")
+    base, plain = (read(path / "outcomes" / name) for name in ("base/seed-0.json", "plain/seed-1.json"))
+    assert plain["examples"] == base["examples"]
+    assert plain["sets"] == base["sets"]
