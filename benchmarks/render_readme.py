@@ -1,7 +1,7 @@
 """Puts measured numbers into the README and the method cards: ``python benchmarks/render_readme.py [--check]``.
 
-The only source is ``docs/evidence/demo/results.json``; without it the places stay empty. ``--check`` changes nothing
-and exits with 1 when a page says something else than the results. A test compares them too.
+The only sources are the ``results.json`` files under ``docs/evidence``; without them the places stay empty. ``--check``
+changes nothing and exits with 1 when a page says something else than the results. A test compares them too.
 
 Places: between ``<!-- demo-table:begin -->`` and ``<!-- demo-table:end -->``, and after ``<!-- measured: demo ARM -->``
 up to ``<!-- measured: end -->``, which is added where it is missing.
@@ -19,7 +19,9 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "evidence" / "demo" / "results.json"
+OVERHEAD = ROOT / "docs" / "evidence" / "overhead" / "results.json"
 TABLE = re.compile(r"(?<=<!-- demo-table:begin -->\n).*?(?=<!-- demo-table:end -->)", re.DOTALL)
+COST = re.compile(r"(?<=<!-- overhead-table:begin -->\n).*?(?=<!-- overhead-table:end -->)", re.DOTALL)
 CARD = re.compile(
     r"<!-- measured: demo (?P<arm>[\w-]+) -->(?:(?:(?!<!-- measured: ).)*<!-- measured: end -->)?", re.DOTALL
 )
@@ -44,6 +46,8 @@ def render(text: str, results: Mapping[str, Any] | None) -> str:
     """
     table = demo_table(results) if results else ""
     text = TABLE.sub(lambda _: table, text)
+    cost = overhead_table() if OVERHEAD.is_file() else ""
+    text = COST.sub(lambda _: cost, text)
 
     def card(match: re.Match[str]) -> str:
         marker = f"<!-- measured: demo {match['arm']} -->"
@@ -70,6 +74,18 @@ def demo_table(results: Mapping[str, Any]) -> str:
                 cells.append(f"{_number(metric, row['mean'])}; {_difference(metric, pair)}")
         lines.append(f"| {_label(metric)} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, "", _caption(results), ""])
+
+
+def overhead_table() -> str:
+    """Time of a step and peak memory against the plain trainer, as ``benchmarks/overhead.py`` wrote them."""
+    measured = json.loads(OVERHEAD.read_text(encoding="utf-8"))
+    lines = ["| | step time, median ratio | quartiles | peak memory |", "|---|---|---|---|"]
+    for arm, time in measured["time"].items():
+        if arm != "plain":
+            low, high = (f"{value - 1:+.1%}" for value in time["ratio_quartiles"])
+            memory = f"{measured['memory'][arm]['ratio'] - 1:+.2%}"
+            lines.append(f"| {arm} | {time['ratio_median'] - 1:+.1%} | {low} to {high} | {memory} |")
+    return "\n".join([*lines, ""])
 
 
 def arm_table(results: Mapping[str, Any], arm: str) -> str:
