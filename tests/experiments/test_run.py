@@ -140,6 +140,7 @@ def test_two_processes_do_not_write_one_run(finished: Path, tmp_path: Path) -> N
 def test_a_loss_that_is_not_finite_fails_its_arm_alone(inputs: Path, tmp_path: Path) -> None:
     arms = {"plain": [], "wild": [{"method": "key_lift", "alpha": 1e38, "fraction": 1.0}] * 2}  # 1e76 overflows
     recipe = tiny.recipe(inputs, arms=arms, seeds=[1])
+    recipe["train"]["save_model"] = True
     told = Told()
     with pytest.raises(RunError, match="wild, seed 1"):
         run(recipe, tmp_path / "run", reporter=told)
@@ -148,6 +149,8 @@ def test_a_loss_that_is_not_finite_fails_its_arm_alone(inputs: Path, tmp_path: P
     assert [(f["arm"], f["seed"]) for f in found["failures"]] == [("wild", 1)]
     assert "finite" in found["failures"][0]["error"]
     assert told.failed == [("wild", 1)]
+    kept = AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "checkpoints" / "wild" / "seed-1" / "last-good")
+    assert all(parameter.isfinite().all() for parameter in kept.parameters()), "the last good state is kept"
     with pytest.raises(RunError):
         run(recipe, tmp_path / "run", reporter=told)
     assert told.began == [("plain", 1), ("wild", 1), ("wild", 1)], "only the failed one is tried again"

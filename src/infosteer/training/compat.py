@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -94,13 +93,3 @@ def refuse_trainer(trainer: Any) -> None:
             where="compute_loss_func",
             fix="subclass the trainer and override compute_loss instead",
         )
-
-
-def checkpoint_kwargs(trainer: Any) -> Mapping[str, Any]:
-    """The trainer's checkpointing arguments, under either of their names."""
-    args = trainer.args
-    for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
-        value = getattr(args, name, None)
-        if isinstance(value, Mapping):
-            return value
-    return {}

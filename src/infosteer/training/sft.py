@@ -15,12 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from infosteer.errors import ConfigError, InfoSteerError, RunError
+from infosteer.errors import ConfigError, InfoSteerError, NonFiniteLossError, RunError
 from infosteer.training.encode import Encoded, encode_rows
 from infosteer.training.loading import load_model, load_tokenizer
 from infosteer.training.settings import TrainSettings
 
 LogLine = Callable[[dict[str, Any]], None]
+LAST_GOOD = "last-good"  # folder of the weights before a loss that was not finite
 _WHOLE = "whole"  # file that marks a trainer checkpoint as completely written
 _DDP_TIMEOUT_S = 6 * 3600  # other ranks wait while the first one evaluates
 
@@ -87,6 +88,8 @@ def train_sft(
             if settings.save_model:
                 trainer.save_model(str(output_dir))
         except BaseException as error:
+            if isinstance(error, NonFiniteLossError) and settings.save_model:
+                _keep_last_good(trainer, output_dir)
             session.remove()
             if type(error).__name__ == "OutOfMemoryError":
                 raise RunError(
@@ -247,6 +250,12 @@ def _make_checkpoint_callback() -> Any:
                 (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
 
     return CheckpointCallback()
+
+
+def _keep_last_good(trainer: Any, output_dir: Path) -> None:
+    """Saves the weights that a loss which is not finite has not reached, unless an earlier update broke them."""
+    if all(bool(parameter.isfinite().all()) for parameter in trainer.model.parameters()):
+        trainer.save_model(str(output_dir / LAST_GOOD))
 
 
 def _drop_checkpoints(output_dir: Path) -> None:
