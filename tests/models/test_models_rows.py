@@ -10,11 +10,13 @@ import torch.nn.functional as F
 from tiny_models import HIDDEN, TEXT, VOCAB, WIDTH, WRAPPERS, tiny, tiny_wrapper, tokens
 from torch import nn
 
+from infosteer.errors import ArchitectureError
 from infosteer.models import (
     LAYOUTS,
     Role,
     Site,
     final_norm,
+    head_logits,
     locate,
     memory_vectors,
     output_head,
@@ -22,6 +24,7 @@ from infosteer.models import (
     prove,
 )
 from infosteer.models.decoder import text_modules
+from infosteer.models.head import _FACTORS
 from infosteer.models.structure import infer_layout
 
 ROWS = sorted(TEXT)
@@ -132,6 +135,32 @@ def test_final_norm_feeds_the_head(row: tuple[str, nn.Module]) -> None:
     assert torch.equal(entered["head"][0], normed)
     assert output_head(model).shape == (VOCAB, HIDDEN)
     torch.testing.assert_close(normed @ output_head(model).T + _bias(head), left["head"][0], rtol=1e-5, atol=1e-5)
+
+
+def test_head_logits_are_the_models_own(row: tuple[str, nn.Module]) -> None:
+    model_type, model = row
+    if model.get_output_embeddings() is None:
+        with pytest.raises(ArchitectureError, match="no language-model head"):
+            head_logits(model, torch.zeros(1, HIDDEN))
+        return
+    _, left = capture(model, {"norm": final_norm(model)})
+    with torch.no_grad():
+        logits = model(input_ids=tokens(), use_cache=False).logits
+        torch.testing.assert_close(head_logits(model, left["norm"][-1]).float(), logits.float(), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "setting"),
+    [*((name, setting) for name, (setting, _) in _FACTORS.items()), ("gemma2", "final_logit_softcapping")],
+)
+def test_a_familys_scale_of_logits_counts(model_type: str, setting: str) -> None:
+    model = tiny(model_type, **{setting: 0.375})
+    _, left = capture(model, {"norm": final_norm(model)})
+    with torch.no_grad():
+        logits = model(input_ids=tokens(), use_cache=False).logits
+        torch.testing.assert_close(head_logits(model, left["norm"][-1]), logits, rtol=1e-5, atol=1e-5)
+        bare = model.get_output_embeddings()(left["norm"][-1])
+    assert not torch.allclose(bare, logits, rtol=1e-2)
 
 
 def _bias(linear: nn.Module) -> torch.Tensor | float:

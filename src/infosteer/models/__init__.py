@@ -1,6 +1,7 @@
 """The only place that knows architectures: the table of layouts, ``locate`` and the proof that sites fire."""
 
 from infosteer.models.decoder import final_norm, output_head
+from infosteer.models.head import head_logits
 from infosteer.models.layers import select_layers
 from infosteer.models.locate import locate
 from infosteer.models.proof import prove
@@ -13,6 +14,7 @@ __all__ = [
     "Role",
     "Site",
     "final_norm",
+    "head_logits",
     "locate",
     "memory_vectors",
     "output_head",
