@@ -56,7 +56,7 @@ def test_new_methods_train_and_are_off_at_strength_0(made: Path, infosteer: Call
         ]
         info = registry.method_info(name)
         assert (info.surface, info.status) == (surface, "experimental")
-        assert load_recipe(made / name / "recipe.yaml").arms[name][0]["method"] == name
+        assert load_recipe(made / name / "recipe.yaml").arms[name].methods[0]["method"] == name
         code, out, _ = infosteer("show", name)
         assert code == 0
         assert name in out

@@ -7,7 +7,8 @@ import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from infosteer.experiments.recipe import DataSettings, EvaluateSettings, Recipe
+from infosteer.experiments.recipe import Recipe
+from infosteer.experiments.sections import Arm, DataSettings, EvaluateSettings
 from infosteer.training.settings import PeftSettings, TrainSettings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
@@ -17,6 +18,7 @@ SECTIONS: tuple[tuple[str, type[Any]], ...] = (
     ("`data`", DataSettings),
     ("`train`", TrainSettings),
     ("`train.peft`", PeftSettings),
+    ("`arms.NAME`", Arm),
     ("`evaluate.NAME`", EvaluateSettings),
 )
 WORDS = {bool: "true/false", int: "whole number", float: "number", str: "text", type(None): "null", Any: "any"}

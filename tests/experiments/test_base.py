@@ -122,7 +122,7 @@ def test_its_name_is_reserved_with_the_key_alone(inputs: Path) -> None:
 def answers(monkeypatch: pytest.MonkeyPatch, stored: list[bool], right: dict[str, list[int]]) -> None:
     """Let the base store, and base and arms answer, what the test says; the real tiny model knows nothing."""
     from infosteer import evaluation
-    from infosteer.experiments import run as run_module
+    from infosteer.experiments import bench as bench_module
 
     calls = iter(right.values())
     real = base_module.evaluate_sets
@@ -136,7 +136,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, stored: list[bool], right: dict[str
 
     monkeypatch.setattr(evaluation, "stored_facts", lambda *args, **kwargs: {"lab": stored})
     monkeypatch.setattr(base_module, "evaluate_sets", evaluated)
-    monkeypatch.setattr(run_module, "evaluate_sets", evaluated)
+    monkeypatch.setattr(bench_module, "evaluate_sets", evaluated)
 
 
 def test_utilisation_is_answered_of_stored(inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def test_the_resolved_recipe_reloads_to_the_same(tmp_path: Path) -> None:
     path = write(tmp_path, yaml.safe_dump(recipe.to_config(), sort_keys=False))
     again = load_recipe(path)
     assert again == recipe
-    assert again.arms["lift"][0]["alpha"] == 1.0, "methods are written out with their defaults"
+    assert again.arms["lift"].methods[0]["alpha"] == 1.0, "methods are written out with their defaults"
 
 
 def test_overrides_are_yaml_values() -> None:
@@ -57,7 +57,7 @@ def test_overrides_are_yaml_values() -> None:
     recipe = load_recipe(GOOD, overrides)
     assert recipe.train.learning_rate == 1e-4
     assert recipe.seeds == (1, 2)
-    assert recipe.arms["lift"][0]["fraction"] == 0.25
+    assert recipe.arms["lift"].methods[0]["fraction"] == 0.25
     assert recipe.evaluate["id"].limit == 5
     assert recipe.train.peft is not None
     assert recipe.train.peft.r == 2
@@ -214,4 +214,4 @@ def test_every_shipped_recipe_is_valid(name: str) -> None:
     assert isinstance(recipe, Recipe)
     assert recipe.name == name
     assert recipe.description
-    assert not recipe.arms[recipe.baseline], "shipped comparisons have a plain arm"
+    assert not recipe.arms[recipe.baseline].methods, "shipped comparisons have a plain arm"

@@ -23,10 +23,12 @@ def test_the_key_tables_are_those_of_the_dataclasses() -> None:
     assert page == reference.page_with_keys(page), "run python tests/experiments/reference.py"
 
 
-def test_the_recipe_on_the_page_is_valid() -> None:
-    (block,) = re.findall(r"```yaml\n(.*?)```", reference.PAGE.read_text(), re.DOTALL)
-    recipe = load_recipe(yaml.safe_load(block))
+def test_the_recipes_on_the_page_are_valid() -> None:
+    first, second = re.findall(r"```yaml\n(.*?)```", reference.PAGE.read_text(), re.DOTALL)
+    recipe = load_recipe(yaml.safe_load(first))
     assert list(recipe.arms) == ["plain", "intervention", "regularisation", "both"]
+    recipe = load_recipe(yaml.safe_load(second))
+    assert recipe.train_for("lower_rate").learning_rate == 1e-4
 
 
 def test_every_verb_and_option_is_on_the_page() -> None:

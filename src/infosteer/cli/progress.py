@@ -43,7 +43,7 @@ class LineReporter(Reporter):
             self._say(f"  step {done}/{total}")
 
     def training_finished(self, *, arm: str, seed: int, metrics: Mapping[str, float], seconds: float) -> None:
-        self._say(f"  trained in {seconds:.0f} s; {_short(metrics)}")
+        self._say(f"  done in {seconds:.0f} s; {_short(metrics)}")
 
     def training_failed(self, *, arm: str, seed: int, error: Exception) -> None:
         self._say(f"  FAILED: {error}")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infosteer.experiments.recipe import Recipe
+from infosteer.experiments.sections import DataSettings
 
 GENERATED = "lab:"  # sources whose rows are drawn from the seed
 
@@ -18,11 +19,10 @@ class TrainingRows:
     skipped: int
 
 
-def training_rows(recipe: Recipe, seed: int) -> TrainingRows:
+def training_rows(data: DataSettings, seed: int) -> TrainingRows:
     """The training rows of one seed; a generated source draws them from the seed, the same for every arm."""
     from infosteer.training.rows import read_rows
 
-    data = recipe.data
     rows: list[dict[str, Any]] = []
     skipped = 0
     for source in data.sources:
@@ -52,11 +52,11 @@ def check_layers(recipe: Recipe) -> None:
     from infosteer.models import locate
     from infosteer.training.loading import load_skeleton
 
-    if not any(recipe.arms.values()):
+    if not any(arm.methods for arm in recipe.arms.values()):
         return
     sites = locate(load_skeleton(recipe.model), trust_structure=recipe.trust_structure)
-    for arm, methods in recipe.arms.items():
-        for index, mapping in enumerate(methods):
-            method = build_method(mapping, where=f"arms.{arm}[{index}]")
+    for name, arm in recipe.arms.items():
+        for index, mapping in enumerate(arm.methods):
+            method = build_method(mapping, where=f"arms.{name}[{index}]")
             if hasattr(method, "select"):
                 method.select(sites)

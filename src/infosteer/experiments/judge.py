@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from infosteer.experiments.recipe import EvaluateSettings, Recipe
+from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.schema import to_plain
+from infosteer.experiments.sections import EvaluateSettings
 
 if TYPE_CHECKING:
     from infosteer.evaluation import EvalSet
@@ -70,6 +71,18 @@ def add_utilisation(judged: Mapping[str, dict[str, Any]], stored: Mapping[str, S
         if result["stored"]:
             result["measures"]["utilisation"] = math.fsum(s for s in scores if not math.isnan(s)) / result["stored"]
             result["examples"]["utilisation"] = [_or_none(score) for score in scores]
+
+
+def add_stored(outcome: dict[str, Any], stored: Mapping[str, Sequence[bool]]) -> None:
+    """``add_utilisation`` for a whole outcome, in place, where the base was asked which facts it stores."""
+    for name, known in stored.items():
+        judged = {
+            "measures": {},
+            "examples": outcome["examples"][name],
+        }
+        add_utilisation({name: judged}, {name: known})
+        outcome["sets"][name] = {"stored": judged["stored"], **outcome["sets"][name]}
+        outcome["metrics"].update({f"{name}/{m}": value for m, value in judged["measures"].items()})
 
 
 def outcome_of(arm: str, seed: int, judged: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

@@ -8,8 +8,11 @@ from typing import Any
 from infosteer.experiments.inputs import check_layers, training_rows
 from infosteer.experiments.judge import load_sets
 from infosteer.experiments.recipe import Recipe
-from infosteer.training.encode import IGNORED, encode_rows
+from infosteer.experiments.schema import flat
+from infosteer.experiments.sections import Arm
+from infosteer.training.encode import IGNORED, Encoded, encode_rows
 from infosteer.training.loading import load_tokenizer
+from infosteer.training.settings import TrainSettings
 
 
 def preview(recipe: Recipe, count: int) -> dict[str, Any]:
@@ -20,13 +23,12 @@ def preview(recipe: Recipe, count: int) -> dict[str, Any]:
 
     Raises: InfoSteerError for whatever a run would refuse at its start.
     """
-    training = training_rows(recipe, recipe.seeds[0])
+    training = training_rows(recipe.data, recipe.seeds[0])
     sets = load_sets(recipe)
     check_layers(recipe)
     tokenizer = load_tokenizer(recipe.model)
     train = recipe.train
-    options = {"completion_only_loss": train.completion_only_loss, "max_length": train.max_length}
-    encoded = encode_rows(training.rows, tokenizer, **options)  # type: ignore[arg-type]
+    encoded = _encoded(training.rows, tokenizer, train)
     lengths = [len(row["input_ids"]) for row in encoded.rows]
     batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
     steps = train.max_steps if train.max_steps > 0 else math.ceil(len(lengths) / batch * train.num_train_epochs)
@@ -34,7 +36,8 @@ def preview(recipe: Recipe, count: int) -> dict[str, Any]:
     summary = {
         "recipe": recipe.name or "(no name)",
         "model": recipe.model,
-        "arms": "; ".join(f"{name}: {_arm(methods)}" for name, methods in recipe.arms.items()),
+        "arms": "; ".join(f"{name}: {_arm(arm)}" for name, arm in recipe.arms.items()),
+        **_own_rows(recipe, tokenizer),
         "baseline": recipe.baseline,
         "before training": "evaluated too, as the row base" if recipe.evaluate_base else "not evaluated",
         "seeds": f"{', '.join(map(str, recipe.seeds))} ({len(recipe.arms) * len(recipe.seeds)} trainings)",
@@ -51,8 +54,30 @@ def preview(recipe: Recipe, count: int) -> dict[str, Any]:
     return {"summary": summary, "rows": [_row(row, tokenizer) for row in encoded.rows[:count]]}
 
 
-def _arm(methods: tuple[dict[str, Any], ...]) -> str:
-    return ", ".join(str(method["method"]) for method in methods) or "plain"
+def _arm(arm: Arm) -> str:
+    methods = ", ".join(str(method["method"]) for method in arm.methods) or "plain"
+    own = [f"{key}={value}" for section in ("train", "data") for key, value in flat(getattr(arm, section), section)]
+    return f"{methods} ({', '.join(own)})" if own else methods
+
+
+def _own_rows(recipe: Recipe, tokenizer: Any) -> dict[str, str]:
+    """A line for every arm whose training rows are not the recipe's: they are read and encoded too."""
+    lines = {}
+    for name in recipe.arms:
+        train, data = recipe.train_for(name), recipe.data_for(name)
+        changed = (data, train.completion_only_loss, train.max_length)
+        if changed != (recipe.data, recipe.train.completion_only_loss, recipe.train.max_length):
+            rows = training_rows(data, recipe.seeds[0])
+            encoded = _encoded(rows.rows, tokenizer, train)
+            lines[f"rows of {name}"] = (
+                f"{len(encoded.rows)}, and {rows.skipped} bad ones skipped; {encoded.truncated} cut, "
+                f"{encoded.dropped} dropped"
+            )
+    return lines
+
+
+def _encoded(rows: list[dict[str, Any]], tokenizer: Any, train: TrainSettings) -> Encoded:
+    return encode_rows(rows, tokenizer, completion_only_loss=train.completion_only_loss, max_length=train.max_length)
 
 
 def _row(row: dict[str, list[int]], tokenizer: Any) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from typing import Any
 from infosteer.core.config import nearest
 from infosteer.core.registry import build_method, describe_method
 from infosteer.errors import ConfigError
-from infosteer.experiments.schema import build, to_plain
-from infosteer.experiments.source import KeyPath, Source, parse_recipe, read_recipe_file
+from infosteer.experiments.overrides import apply_override
+from infosteer.experiments.schema import build, merged, partial, to_plain
+from infosteer.experiments.sections import Arm, DataSettings, EvaluateSettings
+from infosteer.experiments.source import KeyPath, Source, read_recipe_file
 from infosteer.training.settings import TrainSettings, setting
 
 DATA_VARIABLE = "INFOSTEER_DATA"  # stands for the folder that shipped recipes call ../shared/data
@@ -25,62 +27,6 @@ BASE_ARM = "base"  # what the model before training is called where ``evaluate_b
 BASE_SEED = 0  # no seed trained it; a number keeps files and results of one shape
 _DATA_PREFIX = "../shared/data/"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
-_FORMAT_HELP = (
-    "prompt_completion, messages, instruction_output, llm_adapters, or text; null finds it from the columns when they "
-    "leave no doubt"
-)
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DataSettings:
-    """The training rows."""
-
-    train: str | tuple[str, ...] = field(
-        metadata={"help": "a JSONL, JSONL.gz or Parquet file, a folder, a hub id, or `lab:facts`; or a list of such"}
-    )
-    format: str | None = setting(None, _FORMAT_HELP)
-    template: str = setting(
-        "sections", "wording of instruction rows: sections, alpaca, plain, or a text with {instruction}"
-    )
-    fields: dict[str, str] = field(
-        default_factory=dict, metadata={"help": "our column name -> the source's, e.g. `{prompt: question}`"}
-    )
-    split: str | None = setting(None, "split of a folder or hub data set")
-    limit: int | None = setting(None, "use only this many good rows of each source", minimum=1)
-    skip_bad_rows: bool = setting(False, "count rows without the needed fields instead of stopping at the first")
-    options: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "settings of a generated source, e.g. `people: 40` for lab:facts"}
-    )
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """The sources, one or many."""
-        return (self.train,) if isinstance(self.train, str) else self.train
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class EvaluateSettings:
-    """One evaluation set. A plain string in the recipe is short for ``{source: STRING}``."""
-
-    source: str = field(metadata={"help": "as data.train, or a lab set such as `lab:facts/new_people`"})
-    format: str | None = setting(None, "as data.format")
-    template: str = setting("sections", "as data.template")
-    fields: dict[str, str] = field(default_factory=dict, metadata={"help": "as data.fields"})
-    split: str | None = setting(None, "split of a folder or hub data set")
-    limit: int | None = setting(None, "use only this many good rows", minimum=1)
-    batch_size: int = setting(64, "rows per forward", minimum=1)
-    scoring: str | None = setting(
-        None, "exact_match, number, option or text; null takes what the rows' format stands for"
-    )
-    score_options: bool = setting(
-        True, "compare the likelihoods of the options too; false saves the time where answers are matched"
-    )
-    max_new_tokens: int | None = setting(None, "longest answer in tokens; null leaves it to the scoring", minimum=1)
-    stop: str | tuple[str, ...] | None = setting(None, "text, or texts, that end an answer")
-    skip_bad_rows: bool = setting(False, "count rows without the needed fields instead of stopping at the first")
-    options: dict[str, Any] = field(
-        default_factory=dict, metadata={"help": "settings of the source, e.g. `revision` of a hub data set"}
-    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,8 +39,11 @@ class Recipe:
     trust_structure: bool = setting(False, "let a structural search find the FFN sites of an unknown model")
     data: DataSettings = field(metadata={"help": "the training rows"})
     train: TrainSettings = field(default_factory=TrainSettings, metadata={"help": "how every arm is trained"})
-    arms: dict[str, tuple[dict[str, Any], ...]] = field(
-        metadata={"help": "name -> list of methods; the empty list is plain training, the baseline of comparisons"}
+    arms: dict[str, Arm] = field(
+        metadata={
+            "help": "name -> list of methods, or a mapping as below; the empty list is plain training, the baseline of "
+            "comparisons"
+        }
     )
     seeds: tuple[int, ...] = setting((1,), "every arm is trained once per seed; equal seeds share data order and start")
     evaluate: dict[str, EvaluateSettings] = field(metadata={"help": "name -> set; names appear in results"})
@@ -104,12 +53,34 @@ class Recipe:
 
     @property
     def baseline(self) -> str:
-        """The arm that others are compared with: the first one without methods, else the first."""
-        return next((name for name, methods in self.arms.items() if not methods), next(iter(self.arms)))
+        """The arm that others are compared with: the first plain one, else one without methods, else the first."""
+        bare = [name for name, arm in self.arms.items() if not arm.methods]
+        plain = [name for name in bare if self.arms[name].is_plain]
+        return [*plain, *bare, *self.arms][0]
+
+    def train_for(self, arm: str) -> TrainSettings:
+        """How an arm is trained: the recipe's settings with the arm's own put in."""
+        return _with_own(self.train, self.arms[arm].train, ("arms", arm, "train"))
+
+    def data_for(self, arm: str) -> DataSettings:
+        """The training rows of an arm: the recipe's settings with the arm's own put in."""
+        return _with_own(self.data, self.arms[arm].data, ("arms", arm, "data"))
+
+    def settings_of(self, arm: str) -> dict[str, Any]:
+        """All that makes an arm what it is, as plain data: methods, train, data."""
+        own = {"methods": self.arms[arm].methods, "train": self.train_for(arm), "data": self.data_for(arm)}
+        return dict(to_plain(own))
 
     def to_config(self) -> dict[str, Any]:
         """Plain data that ``recipe_from`` turns back into an equal recipe."""
-        return dict(to_plain(self))
+        plain = dict(to_plain(self))
+        plain["arms"] = {
+            name: {key: value for key, value in arm.items() if value or key == "methods"}
+            if arm["train"] or arm["data"]
+            else arm["methods"]
+            for name, arm in plain["arms"].items()
+        }
+        return plain
 
 
 def shipped_folder() -> Path:
@@ -165,7 +136,7 @@ def read_raw(
     if isinstance(sets, Mapping):
         data["evaluate"] = {k: {"source": v} if isinstance(v, str) else v for k, v in sets.items()}
     for override in overrides:
-        _apply_override(data, override)
+        apply_override(data, override)
     return data, source, folder
 
 
@@ -185,14 +156,14 @@ def recipe_from(data: Mapping[str, Any], source: Source, folder: Path) -> Recipe
         data["arms"] = {name: [] if methods is None else methods for name, methods in arms.items()}
     recipe = build(Recipe, data, (), source)
     _check(recipe, source)
-    arms = {
-        name: tuple(_resolve_method(m, ("arms", name, i), source) for i, m in enumerate(methods))
-        for name, methods in recipe.arms.items()
-    }
+    arms = {name: _resolve_arm(arm, name, data["arms"][name], source, folder) for name, arm in recipe.arms.items()}
     sets = {n: replace(s, source=resolve_path(s.source, folder)) for n, s in recipe.evaluate.items()}
     found = tuple(resolve_path(source, folder) for source in recipe.data.sources)
     rows = replace(recipe.data, train=found[0] if isinstance(recipe.data.train, str) else found)
-    return replace(recipe, arms=arms, evaluate=sets, data=rows, model=resolve_path(recipe.model, folder))
+    resolved = replace(recipe, arms=arms, evaluate=sets, data=rows, model=resolve_path(recipe.model, folder))
+    for name in arms:
+        _check_training(resolved.train_for(name), resolved.data_for(name), ("arms", name), source)
+    return resolved
 
 
 def resolve_path(text: str, folder: Path) -> str:
@@ -207,6 +178,21 @@ def resolve_path(text: str, folder: Path) -> str:
         if candidate.exists():
             return str(candidate.resolve())
     return text
+
+
+def _with_own(settings: Any, own: Mapping[str, Any], path: KeyPath) -> Any:
+    return build(type(settings), merged(to_plain(settings), own), path, Source("recipe")) if own else settings
+
+
+def _resolve_arm(arm: Arm, name: str, raw: Any, source: Source, folder: Path) -> Arm:
+    path: KeyPath = ("arms", name, "methods") if isinstance(raw, Mapping) else ("arms", name)
+    methods = tuple(_resolve_method(m, (*path, i), source) for i, m in enumerate(arm.methods))
+    train = partial(TrainSettings, arm.train, ("arms", name, "train"), source)
+    data = partial(DataSettings, arm.data, ("arms", name, "data"), source)
+    if "train" in data:
+        rows = data["train"]
+        data["train"] = resolve_path(rows, folder) if isinstance(rows, str) else [resolve_path(r, folder) for r in rows]
+    return Arm(methods=methods, train=train, data=data)
 
 
 def _resolve_method(mapping: dict[str, Any], path: KeyPath, source: Source) -> dict[str, Any]:
@@ -249,34 +235,13 @@ def _check(recipe: Recipe, source: Source) -> None:
         raise ConfigError(
             "Seeds must be different whole numbers from 0 to 2^32 - 1.", where=source.at(("seeds",)), got=recipe.seeds
         )
-    if not recipe.data.sources:
-        raise ConfigError("A recipe needs training rows.", where=source.at(("data", "train")))
-    train = recipe.train
+    _check_training(recipe.train, recipe.data, (), source)
+
+
+def _check_training(train: TrainSettings, data: DataSettings, path: KeyPath, source: Source) -> None:
+    if not data.sources:
+        raise ConfigError("A recipe needs training rows.", where=source.at((*path, "data", "train")))
     if train.packing and train.max_length is None:
-        raise ConfigError("Packing needs a sequence length.", where=source.at(("train", "max_length")), got=None)
-
-
-def _apply_override(data: dict[str, Any], override: str) -> None:
-    """``train.learning_rate=1e-4``, ``seeds=[1,2]``, ``arms.reg[0].weight=0.1``; the value is YAML."""
-    key, equals, text = override.partition("=")
-    key = key.strip()
-    parts: list[str | int] = [int(p) if p.isdigit() else p for p in re.split(r"[.\[\]]+", key.rstrip("]")) if p]
-    if not equals or not parts:
-        raise ConfigError("An override is written key=value.", got=override, expected="e.g. train.learning_rate=1e-4")
-    value = parse_recipe(text, f"override {key}")[0] if text.strip() else None
-    here: Any = data
-    for index, part in enumerate(parts):
-        last = index == len(parts) - 1
-        if isinstance(here, list):
-            if not isinstance(part, int) or part >= len(here):
-                raise ConfigError("No such list entry.", where=f"override {key}", got=part, expected=f"< {len(here)}")
-        elif isinstance(here, dict):
-            part = str(part)
-            if not last and here.get(part) is None:
-                here[part] = {}
-        else:
-            raise ConfigError("This key has nothing inside it to change.", where=f"override {key}", got=here)
-        if last:
-            here[part] = value
-        else:
-            here = here[part]
+        raise ConfigError("Packing needs a sequence length.", where=source.at((*path, "train", "max_length")), got=None)
+    if train.stage != "sft":
+        raise ConfigError("Arms are compared in fine-tuning only.", where=source.at((*path, "train", "stage")))

@@ -64,6 +64,7 @@ def build_results(
         "arms": [{"arm": o["arm"], "seed": o["seed"], "metrics": o["metrics"]} for o in [*untrained, *finished]],
         "summary": [*({**row, "n": 0} for row in before), *judged["summary"]],
         "comparisons": judged["comparisons"],
+        "settings": {arm: recipe.settings_of(arm) for arm in recipe.arms},
         "failures": [
             {"arm": o["arm"], "seed": o["seed"], "error": o["error"]} for o in outcomes if o["status"] == "failed"
         ],
@@ -115,7 +116,7 @@ def _notes(recipe: Recipe, finished: Sequence[Mapping[str, Any]], known: int, fo
         notes.append("one seed: intervals cover the choice of examples, not of the seed")
     else:
         notes += found
-    if recipe.arms[recipe.baseline]:
+    if recipe.arms[recipe.baseline].methods:
         notes.append(f"no arm without methods: differences are against the first arm, {recipe.baseline}")
     if len(recipe.arms) > 2:
         notes.append("p-values are not corrected for the number of comparisons")

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import gc
-import hashlib
-import json
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from infosteer.errors import InfoSteerError, NoEffectError, NonFiniteLossError, RunError
 from infosteer.experiments.base import base_outcome
-from infosteer.experiments.inputs import GENERATED, TrainingRows, check_layers, training_rows
-from infosteer.experiments.judge import add_utilisation, evaluate_sets, load_sets, outcome_of, overlaps
+from infosteer.experiments.bench import Bench, disk_error, failed_outcome
+from infosteer.experiments.judge import add_stored
 from infosteer.experiments.recipe import BASE_ARM, BASE_SEED, Recipe, read_raw, recipe_from, resolve_path
 from infosteer.experiments.reporter import Reporter
 from infosteer.experiments.results import write_results
@@ -61,9 +59,8 @@ class Run:
         self.main = int(os.environ.get("RANK", "0")) == 0
         self.processes = int(os.environ.get("WORLD_SIZE", "1"))
         self.reporter = reporter if self.main else Reporter()
-        self.sets: dict[str, Any] = {}
+        self.bench = Bench(self.reporter, main=self.main)
         self.stored: dict[str, list[bool]] = {}  # set -> whether the base stores the fact of each example
-        self._rows: tuple[int, TrainingRows] | None = None
 
     def run(self) -> Path:
         """Train what is not finished, in the order of seeds, so that whole comparisons come early."""
@@ -73,7 +70,7 @@ class Run:
             self._run()
         except OSError as error:
             if disk_full(error):
-                raise _disk_error(self.folder.path, error) from error
+                raise disk_error(self.folder.path, error) from error
             raise
         finally:
             self.folder.close()
@@ -97,7 +94,7 @@ class Run:
         base = self.folder.read_outcome(BASE_ARM, BASE_SEED) if self.recipe.evaluate_base else None
         base_missing = self.recipe.evaluate_base and base is None
         if todo or base_missing:
-            self._preflight()
+            self.bench.check(self.recipe)
         if base_missing and self.main:  # before the arms: their utilisation is over the facts that the base stores
             base = self._evaluate_base()
         self.stored = (base or {}).get("stored", {})
@@ -120,16 +117,9 @@ class Run:
                 fix="lower the learning rate or the method's strength; the same command tries the failed ones again",
             )
 
-    def _preflight(self) -> None:
-        """Find out before the first step what would stop a later arm: sets, rows, layers that do not exist."""
-        self.sets = load_sets(self.recipe)
-        if skipped := self._training_rows(self.recipe.seeds[0]).skipped:
-            self.reporter.note(f"{skipped} bad rows skipped in {', '.join(self.recipe.data.sources)}")
-        check_layers(self.recipe)
-
     def _evaluate_base(self) -> dict[str, Any]:
         self.reporter.note(f"{BASE_ARM}: evaluating the model before training")
-        outcome = base_outcome(self.recipe, self.sets, progress=self._evaluating)
+        outcome = base_outcome(self.recipe, self.bench.sets(self.recipe), progress=self.bench.evaluating)
         self.folder.rewind(BASE_ARM, BASE_SEED, 0)
         self.folder.log({"event": "evaluate", "arm": BASE_ARM, "seed": BASE_SEED, "step": 0, **outcome["metrics"]})
         self.folder.write_outcome(outcome)
@@ -137,95 +127,23 @@ class Run:
         self.reporter.note(f"{BASE_ARM}: " + ", ".join(f"{m} {value:.3f}" for m, value in outcome["metrics"].items()))
         return outcome
 
-    def _evaluating(self, what: str, done: int, total: int) -> None:
-        self.reporter.evaluating(what=what, done=done, total=total)
-
-    def _training_rows(self, seed: int) -> TrainingRows:
-        generated = any(source.startswith(GENERATED) for source in self.recipe.data.sources)
-        if self._rows is None or (self._rows[0] != seed and generated):
-            self._rows = seed, training_rows(self.recipe, seed)
-        return self._rows[1]
-
     def _train(self, arm: str, seed: int) -> None:
-        from infosteer.training.sft import checkpoint_step, last_checkpoint, train_sft
-
-        folder = self.folder.checkpoint_folder(arm, seed)
-        begin = checkpoint_step(last_checkpoint(folder))
-        if self.main:
-            if begin == 0:
-                self.folder.clear_checkpoint(arm, seed)
-            else:
-                self.reporter.note(f"{arm}, seed {seed}: goes on from step {begin}")
-            self.folder.rewind(arm, seed, begin)
         self.reporter.training_started(arm=arm, seed=seed)
-        rows = self._training_rows(seed).rows
-        try:
-            trained = train_sft(
-                model=self.recipe.model,
-                rows=rows,
-                settings=self.recipe.train,
-                methods=list(self.recipe.arms[arm]),
-                seed=seed,
-                output_dir=folder,
-                trust_structure=self.recipe.trust_structure,
-                on_log=lambda line: self._log(arm, seed, line),
-                on_step=lambda done, total: self.reporter.steps(done=done, total=total),
-            )
-            try:
-                if self.main:
-                    self._evaluate(arm, seed, trained, rows)
-            finally:
-                trained.close()
-            trained.wait()
-        except (KeyboardInterrupt, InfoSteerError):
-            raise
-        except Exception as error:
-            if disk_full(error):
-                raise _disk_error(self.folder.path, error) from error
-            raise
-        del trained
-        gc.collect()
-
-    def _evaluate(self, arm: str, seed: int, trained: Any, rows: list[dict[str, Any]]) -> None:
-        judged = evaluate_sets(trained.model, trained.tokenizer, self.sets, self.recipe, progress=self._evaluating)
-        add_utilisation(judged, self.stored)
-        outcome = outcome_of(arm, seed, judged)
-        metrics = outcome["metrics"]
-        self.folder.log({"event": "evaluate", "arm": arm, "seed": seed, "step": trained.steps, **metrics})
-        self.folder.write_outcome(
-            {
-                **outcome,
-                "train": {
-                    "rows": len(rows),
-                    "rows_sha256": _fingerprint(rows),
-                    "overlap": overlaps(rows, self.sets),
-                    "truncated": trained.encoded.truncated,
-                    "dropped": trained.encoded.dropped,
-                    "steps": trained.steps,
-                    "loss": trained.train_loss,
-                },
-            }
-        )
+        started = time.monotonic()
+        outcome = self.bench.train(self.recipe, arm, seed, self.folder)
+        if outcome is None:
+            return
+        add_stored(outcome, self.stored)
+        metrics, steps = outcome["metrics"], outcome["train"]["steps"]
+        self.folder.log({"event": "evaluate", "arm": arm, "seed": seed, "step": steps, **metrics})
+        self.folder.write_outcome(outcome)
         write_results(self.recipe, self.folder)
-        self.reporter.training_finished(arm=arm, seed=seed, metrics=metrics, seconds=trained.seconds)
-
-    def _log(self, arm: str, seed: int, line: Mapping[str, Any]) -> None:
-        event = "train_end" if "train_runtime" in line else "train"
-        self.folder.log({"event": event, "arm": arm, "seed": seed, **line})
-        self.reporter.logged(arm=arm, seed=seed, line=line)
+        seconds = time.monotonic() - started
+        self.reporter.training_finished(arm=arm, seed=seed, metrics=metrics, seconds=seconds)
 
     def _record_failure(self, arm: str, seed: int, error: InfoSteerError) -> None:
         self.folder.log({"event": "failed", "arm": arm, "seed": seed, "error": error.what})
-        self.folder.write_outcome(
-            {
-                "schema": 1,
-                "arm": arm,
-                "seed": seed,
-                "status": "failed",
-                "kind": type(error).__name__,
-                "error": str(error),
-            }
-        )
+        self.folder.write_outcome(failed_outcome(arm, seed, error))
         write_results(self.recipe, self.folder)
         self.reporter.training_failed(arm=arm, seed=seed, error=error)
 
@@ -238,16 +156,3 @@ def _pretrain(data: dict[str, Any], folder: Path, path: Path) -> Path:
         section["general_text"] = resolve_path(section["general_text"], folder)
     run_pretrain(data, path)
     return path
-
-
-def _fingerprint(rows: list[dict[str, Any]]) -> str:
-    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _disk_error(path: Path, error: BaseException) -> RunError:
-    return RunError(
-        "The disk is full.",
-        where=path,
-        got=str(error).splitlines()[0] if str(error) else type(error).__name__,
-        fix="make room, then run the same command again: finished work is kept (train.save_model=false needs less)",
-    )

@@ -1,6 +1,7 @@
 """Turns plain data into keyword dataclasses, strictly: what is not declared is refused, with the nearest name.
 
-A field's metadata may hold ``minimum``, ``above`` (exclusive), ``maximum`` and ``help``.
+A field's metadata may hold ``minimum``, ``above`` (exclusive), ``maximum``, ``help``, and ``short: True``: a value that
+is no mapping then stands for this field alone.
 """
 
 from __future__ import annotations
@@ -35,9 +36,49 @@ def build(cls: type[T], data: object, path: KeyPath, source: Source) -> T:
 
     Raises: ConfigError for unknown keys at any depth, wrong types, values out of bounds, and missing keys.
     """
+    fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+    short = next((f.name for f in fields if f.metadata.get("short")), None)
+    if short is not None and not isinstance(data, Mapping):
+        return cls(**{short: convert(get_type_hints(cls)[short], data, path, source)})
+    values = _given(cls, data, path, source)
+    for f in fields:
+        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if required and f.name not in values:
+            raise ConfigError(f"The key {dotted((*path, f.name))!r} is missing.", where=source.at(path))
+    return cls(**values)
+
+
+def partial(cls: type[Any], data: object, path: KeyPath, source: Source) -> dict[str, Any]:
+    """Some keys of the dataclass ``cls``, checked as ``build`` does, as plain data: what is not given is left out.
+
+    Raises: ConfigError as ``build``, but not for missing keys.
+    """
+    checked = to_plain(_given(cls, data, path, source))
+    return {key: _only_given(value, checked[str(key)]) for key, value in data.items()}  # type: ignore[attr-defined]
+
+
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` put in, mapping by mapping; anything else is replaced whole."""
+    both = dict(base)
+    for key, value in changes.items():
+        old = both.get(key)
+        both[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return both
+
+
+def flat(data: Mapping[str, Any], path: str = "") -> list[tuple[str, Any]]:
+    """Every leaf of nested mappings with its dotted key."""
+    leaves: list[tuple[str, Any]] = []
+    for key, value in data.items():
+        here = f"{path}.{key}" if path else str(key)
+        leaves += flat(value, here) if isinstance(value, Mapping) and value else [(here, value)]
+    return leaves
+
+
+def _given(cls: type[Any], data: object, path: KeyPath, source: Source) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         raise _wrong(data, "a mapping of keys to values", path, source)
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
     for key, value in data.items():
@@ -46,11 +87,14 @@ def build(cls: type[T], data: object, path: KeyPath, source: Source) -> T:
         here = (*path, str(key))
         values[str(key)] = convert(hints[key], value, here, source)
         _check_bounds(values[str(key)], fields[key].metadata, here, source)
-    for name, f in fields.items():
-        required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if required and name not in values:
-            raise ConfigError(f"The key {dotted((*path, name))!r} is missing.", where=source.at(path))
-    return cls(**values)
+    return values
+
+
+def _only_given(raw: object, checked: Any) -> Any:
+    """``checked`` without the defaults that a nested dataclass brought in."""
+    if isinstance(raw, Mapping) and isinstance(checked, Mapping):
+        return {str(key): _only_given(value, checked[str(key)]) for key, value in raw.items()}
+    return checked
 
 
 def convert(hint: Any, value: object, path: KeyPath, source: Source) -> Any:
@@ -102,14 +146,19 @@ def _convert_union(hint: Any, value: object, path: KeyPath, source: Source) -> A
     options = get_args(hint)
     if value is None and type(None) in options:
         return None
+    kinds: dict[Any, Any] = {dict: Mapping, tuple: (list, tuple)}
+    for option in options:  # a list or mapping with one option of its kind is that or nothing: its error says more
+        kind = Mapping if dataclasses.is_dataclass(option) else kinds.get(get_origin(option))
+        if kind is not None and isinstance(value, kind):
+            return convert(option, value, path, source)
     errors = []
     for option in (o for o in options if o is not type(None)):
         try:
             return convert(option, value, path, source)
         except ConfigError as error:
             errors.append(error)
-    if len(errors) == 1 or (isinstance(value, Mapping) and len(errors) > 1):
-        raise errors[-1]  # the mapping's own error says more than "one of these types"
+    if len(errors) == 1:
+        raise errors[0]
     raise _wrong(value, " or ".join(str(e.expected) for e in errors), path, source)
 
 
