@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from infosteer.methods.penalties.key_entropy import EntropyRegularization as EntropyRegularization
     from infosteer.models import locate as locate
     from infosteer.training.attach import attach as attach
+    from infosteer.training.transform import transform_rows as transform_rows
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ _HOMES = {
     "Intervention": "infosteer.methods.interventions.key_lift",
     "EntropyRegularization": "infosteer.methods.penalties.key_entropy",
     "ProtectMemory": "infosteer.methods.params.protect_memory",
+    "transform_rows": "infosteer.training.transform",
     "list_methods": "infosteer.core.registry",
     "method_info": "infosteer.core.registry",
 }

@@ -31,8 +31,9 @@ from world import (
 )
 
 import infosteer
-from infosteer.core.contract import SURFACES, Context, InterventionMethod, PenaltyMethod
+from infosteer.core.contract import Context
 from infosteer.core.registry import build_method, describe_method, method_info, read_card
+from infosteer.core.surfaces import SURFACES, InterventionMethod, PenaltyMethod
 from infosteer.errors import AttachError, ConfigError, NoEffectError
 
 HEADINGS = ("What it does", "Formula", "Settings", "Interactions", "Measured effect", "Deviations")

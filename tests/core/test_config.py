@@ -80,7 +80,7 @@ def test_third_parties_add_methods_by_entry_point(tmp_path: Path, monkeypatch: p
     (package / "card.md").write_text("---\ntitle: T\npaper: none\nstatus: experimental\nsummary: s\n---\n# T\n")
     (package / "method.py").write_text(
         "import dataclasses\n"
-        "from infosteer.core.contract import PenaltyMethod\n"
+        "from infosteer.core.surfaces import PenaltyMethod\n"
         "@dataclasses.dataclass(kw_only=True)\n"
         "class Squares(PenaltyMethod):\n"
         "    def coefficient(self, num_layers, width):\n        return 1.0\n"

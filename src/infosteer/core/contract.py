@@ -1,13 +1,8 @@
-"""What a method is: one dataclass (its configuration) with the one hook of the surface that it touches.
+"""What a method is: one dataclass (its configuration) that derives from the base of the surface it touches.
 
-| surface | the class's hook | gets | gives |
-|---|---|---|---|
-| interventions | ``edit(k, context)`` | key coefficients (..., M) | edited coefficients, same shape and dtype |
-| penalties | ``rows(k)``, ``rows_gradient(k)`` | key coefficients (..., M) | values (...) and gradient (..., M) |
-| params | ``apply(sites)`` | the located sites | a handle that acts around optimizer steps and can be undone |
-
-Methods get tensors and a read-only context, never the trainer. The surface is the parent folder's name and the name is
-the folder's own: neither is declared in the code.
+The six surfaces and their hooks are in :mod:`infosteer.core.surfaces`. Methods get tensors and a read-only context,
+never the trainer. The surface is the parent folder's name and the name is the folder's own: neither is declared in the
+code.
 """
 
 from __future__ import annotations
@@ -19,21 +14,29 @@ from typing import Any, ClassVar, Self
 
 import torch
 
-from infosteer.core.config import check_keys, check_settings, setting, suggestion
+from infosteer.core.config import check_keys, check_settings, suggestion
 from infosteer.core.schedule import Schedule, as_strength
 from infosteer.errors import ConfigError
 from infosteer.models import Site, select_layers
 
-SCOPES = ("train", "policy", "always")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Context:
-    """What a method may know about the moment: the layer (zero-based), the optimizer step and its own strength."""
+    """What a method may know about the moment.
+
+    Attributes:
+        layer: zero-based; the number of layers for what comes after the last one.
+        step: optimizer steps done.
+        strength: the method's effective strength, never 0.
+        keys: (N,) int64, one for every row of k flattened to (N, M): equal for equal text up to that row, new in every
+            optimizer step; random numbers are drawn from it (:mod:`infosteer.ops.counter`). None where the method
+            does not set ``random``.
+    """
 
     layer: int
     step: int
     strength: float
+    keys: torch.Tensor | None = None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -41,6 +44,7 @@ class Method(abc.ABC):  # noqa: B024 - each surface adds its own abstract hook
     """Base of every method. ``strength`` scales whatever it does; 0 switches it off without taking it out."""
 
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    random: ClassVar[bool] = False  # whether its context must hold keys to draw from
 
     strength: float | Schedule = dataclasses.field(
         default=1.0, metadata={"help": "scales the effect; a number >= 0 or a schedule over steps"}
@@ -139,79 +143,3 @@ class SiteMethod(Method):
         """
         chosen = set(select_layers(self.layers, len(sites)))
         return [site for index, site in enumerate(sites) if index in chosen]
-
-
-@dataclasses.dataclass(kw_only=True)
-class InterventionMethod(SiteMethod):
-    """Surface ``interventions``: edits key coefficients in the forward pass."""
-
-    scope: str = setting(
-        "train",
-        "train: training forwards only; policy: also no-grad forwards of the trained policy; always: every forward",
-        choices=SCOPES,
-    )
-
-    @abc.abstractmethod
-    def edit(self, k: torch.Tensor, context: Context) -> torch.Tensor:
-        """Edited coefficients for k (..., M); same shape and dtype, never in place, k itself at strength 0."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class PenaltyMethod(SiteMethod):
-    """Surface ``penalties``: adds ``coefficient * sum over layers and rows of rows(k)`` to the loss, rows that carry
-    loss only, divided by the token count of the task loss."""
-
-    @abc.abstractmethod
-    def rows(self, k: torch.Tensor) -> torch.Tensor:
-        """Value per row: k (..., M) -> (...), fp32 (fp64 for fp64), differentiable."""
-
-    @abc.abstractmethod
-    def coefficient(self, num_layers: int, width: int) -> float:
-        """What one row's value in one layer is multiplied by at strength 1, before dividing by the token count."""
-
-    def rows_gradient(self, k: torch.Tensor) -> torch.Tensor:
-        """d rows / d k, (..., M). This default asks autograd; a closed form is cheaper in time and memory."""
-        with torch.enable_grad():
-            leaf = k.detach().requires_grad_(True)
-            (gradient,) = torch.autograd.grad(self.rows(leaf).sum(), leaf)
-        return gradient
-
-
-class Handle(abc.ABC):
-    """What a params method leaves behind: called around optimizer steps, and able to undo itself."""
-
-    @abc.abstractmethod
-    def parameters(self) -> list[torch.nn.Parameter]:
-        """Parameters whose optimizer steps concern the method."""
-
-    @abc.abstractmethod
-    def before_step(self, strength: float) -> None:
-        """Runs before an optimizer that holds one of ``parameters()`` steps."""
-
-    @abc.abstractmethod
-    def after_step(self, strength: float) -> None:
-        """Runs after that step."""
-
-    @abc.abstractmethod
-    def undo(self) -> None:
-        """Puts flags and hooks back as they were; trained values stay."""
-
-    @abc.abstractmethod
-    def touched(self) -> bool:
-        """Whether the method has had anything to act on so far."""
-
-
-@dataclasses.dataclass(kw_only=True)
-class ParamMethod(SiteMethod):
-    """Surface ``params``: changes which parameters learn, and how."""
-
-    @abc.abstractmethod
-    def apply(self, sites: Sequence[Site]) -> Handle:
-        """Acts on the parameters of the chosen sites."""
-
-
-SURFACES: dict[str, type[Method]] = {
-    "interventions": InterventionMethod,
-    "penalties": PenaltyMethod,
-    "params": ParamMethod,
-}

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infosteer.core.hooks import SitePlan
 from infosteer.core.ledger import Call
+from infosteer.core.plans import SitePlan
 from infosteer.errors import AttachError, ConfigError
 
 Scales = dict[tuple[int, float, torch.device], Tensor]
@@ -74,7 +74,7 @@ def couple(
     def fill_scales(gradient: Tensor) -> None:
         on_backward()
         for call in calls:
-            share = gradient.detach().float() * factor / _divisor(call, num_items, gradient.device)
+            share = gradient.detach().float() * factor / divisor(call, num_items, gradient.device)
             for (index, coefficient, _), scale in call.scales.items():
                 # Through .data: to autograd's version counter an open write would look like a conflict.
                 scale.data.copy_(share * (coefficient * call.strengths[index]))
@@ -93,8 +93,15 @@ def penalty_value(call: Call, *, num_items: Tensor | int | None = None, factor: 
     if not terms:
         return torch.zeros(())
     total = torch.stack([term.to(terms[0].device) for term in terms]).sum()
-    return total * factor / _divisor(call, num_items, total.device)
+    return total * factor / divisor(call, num_items, total.device)
 
 
-def _divisor(call: Call, num_items: Tensor | int | None, device: torch.device) -> Tensor:
+def loss_change_value(call: Call, *, num_items: Tensor | int | None = None) -> Tensor:
+    """Value that methods on the surface ``losses`` added in one call, divided like its task loss."""
+    change = torch.as_tensor(call.sums.get("loss_change", 0.0))
+    return change / divisor(call, num_items, change.device)
+
+
+def divisor(call: Call, num_items: Tensor | int | None, device: torch.device) -> Tensor:
+    """What the task loss of a call was divided by: ``num_items``, or its own rows that carry loss; at least 1."""
     return torch.as_tensor(call.token_count() if num_items is None else num_items, device=device).squeeze().clamp(min=1)

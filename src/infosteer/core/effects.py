@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from infosteer.core.config import load_yaml
-from infosteer.core.contract import Handle, InterventionMethod, Method, PenaltyMethod
+from infosteer.core.contract import Method
 from infosteer.core.registry import build_method, key_of
-from infosteer.errors import ConfigError, NoEffectError
+from infosteer.core.surfaces import DataMethod, Handle, InterventionMethod, LossMethod, PenaltyMethod, ProbeMethod
+from infosteer.errors import AttachError, ConfigError, NoEffectError
 
 _EXPECTED = "[infosteer.Intervention()], [{'method': 'key_lift'}], or a recipe with one arm"
 
@@ -48,6 +49,22 @@ def as_methods(methods: Methods) -> list[Method]:
     ]
 
 
+def refuse_data_methods(methods: Sequence[Method]) -> None:
+    """Data methods change rows before a trainer is built, which neither a model nor a trainer can do afterwards.
+
+    Raises:
+        AttachError: naming the first data method that is not off.
+    """
+    for method in methods:
+        if isinstance(method, DataMethod) and not method.off:
+            raise AttachError(
+                "a data method changes the training rows, and this one's have not been changed",
+                where=key_of(type(method)),
+                fix="build the trainer on infosteer.transform_rows(rows, methods), then attach with "
+                "rows_transformed=True",
+            )
+
+
 def check_effects(
     methods: Mapping[int, Method],
     *,
@@ -62,7 +79,7 @@ def check_effects(
         methods: by their index in the session.
         seen_training: whether a training forward of the model was seen.
         edits_changed: whether the edits of the first batch changed any coefficient; None when no edit was due.
-        coupled: indices of penalties that were added to a loss.
+        coupled: indices of penalties and losses that were added to the task loss.
         handles: what params methods left, by index of the method.
 
     Raises:
@@ -70,7 +87,8 @@ def check_effects(
     """
     for index, method in methods.items():
         where = key_of(type(method))
-        if isinstance(method, (InterventionMethod, PenaltyMethod)) and not seen_training:
+        reads_forward = isinstance(method, (InterventionMethod, PenaltyMethod, LossMethod, ProbeMethod))
+        if reads_forward and not seen_training:
             raise NoEffectError(
                 "an optimizer stepped, but no training forward of the steered model was seen",
                 where=where,
@@ -78,9 +96,11 @@ def check_effects(
             )
         if isinstance(method, InterventionMethod) and edits_changed is False:
             raise NoEffectError("the interventions changed no coefficient in the first training batch", where=where)
-        if isinstance(method, PenaltyMethod) and index not in coupled:
+        if isinstance(method, (PenaltyMethod, LossMethod)) and index not in coupled:
             raise NoEffectError(
-                "the penalty was never added to a loss",
+                "the penalty was never added to a loss"
+                if isinstance(method, PenaltyMethod)
+                else "the method changed no token's loss",
                 where=where,
                 fix="call loss = session.loss(loss) before loss.backward(), or use infosteer.attach(trainer, ...)",
             )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -10,21 +9,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from infosteer.core.contract import InterventionMethod, PenaltyMethod
+from infosteer.core.plans import SitePlan
 from infosteer.errors import AttachError
-from infosteer.models import Site
+from infosteer.models import Site, memory_vectors
 
 if TYPE_CHECKING:
     from infosteer.core.session import Session
-
-
-@dataclasses.dataclass(kw_only=True, eq=False)
-class SitePlan:
-    """What happens at one site: edits, then penalties with their coefficient, by index of the method."""
-
-    site: Site
-    edits: list[tuple[int, InterventionMethod]] = dataclasses.field(default_factory=list)
-    penalties: list[tuple[int, PenaltyMethod, float]] = dataclasses.field(default_factory=list)
 
 
 class SiteHook:
@@ -32,19 +22,45 @@ class SiteHook:
 
     def __init__(self, session: Session | None, plan: SitePlan | None) -> None:
         self.session, self.plan = session, plan
+        self._shielded: Tensor | None = None  # from before the projection until after it
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if self.session is None or self.plan is None:
             return None
         k: Tensor = args[0]
-        edited = self.session.at_site(self.plan, k)
+        edited, self._shielded = self.session.at_site(self.plan, k)
         return None if edited is k else (edited, *args[1:])
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        """Adds what shielded coefficients contribute, through memory vectors that are held constant."""
+        shielded, self._shielded = self._shielded, None
+        if shielded is None or self.plan is None:
+            return None
+        return output + shielded @ memory_vectors(self.plan.site).to(shielded.dtype)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SiteHook:
         return SiteHook(None, None)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SiteHook, (None, None)
+
+
+class HiddenHook:
+    """Post-hook of the final norm: keeps its output for the call under way. Where a family uses the same module before
+    its first layer as well, the last output stays."""
+
+    def __init__(self, session: Session | None) -> None:
+        self.session = session
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.session is not None and (call := self.session.calls.current) is not None:
+            call.hidden = output
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HiddenHook:
+        return HiddenHook(None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return HiddenHook, (None,)
 
 
 class EntryHook:

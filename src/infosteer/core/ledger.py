@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from infosteer.errors import AttachError
+from infosteer.ops.counter import mix, row_keys
 from infosteer.ops.masking import loss_rows
 
 IGNORE_INDEX = -100
@@ -30,12 +31,18 @@ class Call:
 
     Attributes:
         training: the root was in training mode and gradients were enabled.
+        evaluation: the root was in evaluation mode.
         policy: the root was in training mode and its adapters, if any, were on.
         step: optimizer steps done before this call.
         strengths: effective strength of every method of the session, in recipe order.
         measure: sites sum up entropies and changes.
         judge: this is the first call with edits: how much they change is reported.
         values: sites sum up the penalties' values.
+        observed: indices of the probes that look at this call.
+        draws: a method in it draws random numbers.
+        ids, mask, positions: the inputs of those names, (B, T), where the model got them.
+        keys: (N,) int64, see ``Context.keys``.
+        hidden: final hidden states (..., D), where a method reads them.
         rows: (N,) bool, rows that carry loss; None counts every row.
         scales: gradient scale by (method, coefficient, device), filled when the loss's backward begins.
         sums: (key) -> running sum over sites, fp32 scalars.
@@ -49,6 +56,14 @@ class Call:
     measure: bool
     judge: bool
     values: bool
+    evaluation: bool = False
+    observed: frozenset[int] = frozenset()
+    draws: bool = False
+    ids: Tensor | None = None
+    mask: Tensor | None = None
+    positions: Tensor | None = None
+    keys: Tensor | None = None
+    hidden: Tensor | None = None
     rows: Tensor | None = None
     from_labels: bool = False
     weight: Tensor | None = None
@@ -63,6 +78,8 @@ class Call:
 
     def in_scope(self, scope: str) -> bool:
         """Whether a method of this scope acts in this call."""
+        if scope == "evaluation":
+            return self.evaluation
         return scope == "always" or self.training or (scope == "policy" and self.policy)
 
     def read_inputs(
@@ -76,6 +93,7 @@ class Call:
             except TypeError:
                 return
         shifted, labels, mask = (kwargs.get(name) for name in ("shift_labels", "labels", "attention_mask"))
+        self._read_tokens(kwargs, mask)
         given = _as_tokens(labels)
         if given is None and not self.from_labels:
             given = _as_tokens(hint)
@@ -85,6 +103,24 @@ class Call:
             self._set_rows(loss_rows(given, IGNORE_INDEX), from_labels=True)
         elif isinstance(mask, Tensor) and mask.dim() == 2 and not self.from_labels:
             self._set_rows(mask != 0, from_labels=False)
+
+    def _read_tokens(self, kwargs: Mapping[str, Any], mask: Any) -> None:
+        """Keeps the token numbers of the outermost module that has them, and what they say about each row."""
+        ids, positions = _as_tokens(kwargs.get("input_ids")), _as_tokens(kwargs.get("position_ids"))
+        if ids is None or self.ids is not None:
+            return
+        self.ids = ids
+        self.mask = mask if isinstance(mask, Tensor) and mask.shape == ids.shape else None
+        self.positions = positions.expand(ids.shape) if positions is not None and self.mask is None else None
+        if self.draws:
+            self.keys = mix(row_keys(ids, self.mask, self.positions) + self.step)
+
+    def row_keys(self, k: Tensor) -> Tensor:
+        """(N,) int64 keys of the rows of k (..., M); by their number where the model was called without token ids."""
+        count = k.numel() // k.shape[-1]
+        if self.keys is None or self.keys.numel() != count:
+            return mix(mix(torch.arange(1, count + 1, device=k.device)) + self.step)
+        return self.keys.to(k.device)
 
     def _set_rows(self, rows: Tensor, *, from_labels: bool) -> None:
         self.rows, self.from_labels = rows.reshape(-1), from_labels

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from infosteer.core.contract import PenaltyMethod
 from infosteer.core.ledger import Call
+from infosteer.core.surfaces import PenaltyMethod
 from infosteer.errors import SiteError
 from infosteer.models import Site, memory_vectors
 from infosteer.ops.entropy import key_entropy

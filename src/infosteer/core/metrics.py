@@ -15,7 +15,7 @@ def summarise(sums: Mapping[str, float]) -> dict[str, float]:
 
     Returns:
         ``infosteer/entropy/layer_i`` and their mean ``infosteer/entropy`` (nats), ``infosteer/change``,
-        ``infosteer/sign_change``, ``infosteer/penalty``; empty when nothing was measured.
+        ``infosteer/sign_change``, ``infosteer/penalty``, ``infosteer/loss_change``; empty when nothing was measured.
     """
     rows = sums.get("rows", 0.0)
     if not rows:
@@ -27,5 +27,7 @@ def summarise(sums: Mapping[str, float]) -> dict[str, float]:
     if "change" in sums and layers:
         values[f"{PREFIX}change"] = sums["change"] / rows / len(layers)
         values[f"{PREFIX}sign_change"] = sums["signs"] / rows / len(layers)
+    if "loss_change" in sums:
+        values[f"{PREFIX}loss_change"] = sums["loss_change"] / rows
     values[f"{PREFIX}penalty"] = sums.get("penalty", 0.0) / rows
     return values

@@ -180,7 +180,7 @@ def read_card(path: Path) -> tuple[dict[str, Any], str]:
 
 
 def _surface_bases() -> dict[str, type[Any]]:
-    from infosteer.core.contract import SURFACES  # imports torch, which listing methods must not
+    from infosteer.core.surfaces import SURFACES  # imports torch, which listing methods must not
 
     return SURFACES
 

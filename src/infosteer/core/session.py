@@ -9,20 +9,23 @@ whatever a trainer multiplies its loss by afterwards come out right.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from infosteer.core.applied import Applied
 from infosteer.core.calls import Calls
-from infosteer.core.contract import Context, Handle, InterventionMethod, Method, ParamMethod, PenaltyMethod
-from infosteer.core.coupling import check_loss, couple, new_scales, penalty_value
+from infosteer.core.contract import Method
+from infosteer.core.coupling import check_loss, couple, divisor, loss_change_value, new_scales, penalty_value
 from infosteer.core.effects import check_effects
+from infosteer.core.firing import fire
 from infosteer.core.hooks import (
+    HiddenHook,
     SiteHook,
-    SitePlan,
     adapter_layers,
     adapters_off,
     entry_hooks,
@@ -30,13 +33,17 @@ from infosteer.core.hooks import (
     refuse_unsteerable,
 )
 from infosteer.core.ledger import Call
-from infosteer.core.measure import FirstBatch, measure_penalty, measure_site
+from infosteer.core.measure import FirstBatch
 from infosteer.core.metrics import summarise
+from infosteer.core.plans import SitePlan, make_plans
 from infosteer.core.registry import describe_method, key_of
 from infosteer.core.steps import watch_steps
+from infosteer.core.surfaces import InterventionMethod, LossMethod, ProbeMethod
+from infosteer.core.token_losses import loss_change
+from infosteer.core.usage import memory_usage
+from infosteer.core.watching import Probes
 from infosteer.errors import SiteError
-from infosteer.models import Site, prove
-from infosteer.ops.inject import inject
+from infosteer.models import Site, final_norm, prove
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +60,7 @@ class Session:
         sites: what ``locate(model)`` found.
         total_steps: optimizer steps of the whole training, for schedules over its fraction.
         measure_every: optimizer steps between measured calls; 0 measures the first training call only.
+        calibration: batches of ``input_ids`` (and ``attention_mask``) for methods that ask which memories are in use.
 
     Raises:
         AttachError: a compiled or already steered model.
@@ -68,6 +76,7 @@ class Session:
         *,
         total_steps: int | None = None,
         measure_every: int = 10,
+        calibration: Iterable[Mapping[str, Any]] | None = None,
     ) -> None:
         refuse_unsteerable(model)
         self.model, self.methods, self.sites = model, tuple(methods), tuple(sites)
@@ -88,17 +97,24 @@ class Session:
         self._clock: torch.optim.Optimizer | None = None  # the optimizer whose steps are counted
 
         self._adapters = adapter_layers(model)
-        self.plans = self._make_plans()
+        self.losses = {i: m for i, m in enumerate(self.methods) if isinstance(m, LossMethod) and not m.off}
+        self.probes = Probes(self.methods, self.sites)
+        self.plans = make_plans(self.methods, self.sites, self.probes.observers)
         if self.plans:
             prove(model, [plan.site for plan in self.plans])
         self._handles: list[Any] = []
-        self._applied: dict[int, Handle] = {}
+        self.applied = Applied()
         try:
-            for index, method in enumerate(self.methods):
-                if isinstance(method, ParamMethod) and not method.off:
-                    self._applied[index] = method.apply(method.select(self.sites))
+            usage = functools.cache(lambda: memory_usage(model, self.sites, calibration))
+            self.applied.apply(self.methods, model, self.sites, usage)
             # Always called last of the hooks on a module: LoRA wrappers and user hooks have had their turn.
-            self._handles += [plan.site.module.register_forward_pre_hook(SiteHook(self, plan)) for plan in self.plans]
+            for plan in self.plans:
+                hook = SiteHook(self, plan)
+                self._handles.append(plan.site.module.register_forward_pre_hook(hook))
+                if plan.shields:
+                    self._handles.append(plan.site.module.register_forward_hook(hook.after))
+            if self.losses or self.probes.read_hidden:
+                self._handles.append(final_norm(model).register_forward_hook(HiddenHook(self)))
             self._handles += entry_hooks(self, model, [site.name for site in self.sites])
             self.on_remove.append(watch_steps(self))
         except BaseException:
@@ -155,27 +171,45 @@ class Session:
             AttachError: several calls in one loss under reentrant checkpointing.
         """
         check_loss(loss, num_items)
-        calls = [call for call in self.couple(loss, num_items=num_items) if call.scales]
-        if not calls:
+        coupled, calls = self.couple(loss, num_items=num_items)
+        if not calls or not (self.losses or any(call.scales for call in calls)):
             return loss
-        value = sum((penalty_value(call, num_items=num_items).to(loss.device) for call in calls), torch.zeros(()))
-        return loss + value.to(loss)
+        extra = torch.zeros((), device=loss.device)
+        for call in calls:
+            extra = extra + penalty_value(call, num_items=num_items).to(loss.device)
+            extra = extra + loss_change_value(call, num_items=num_items).to(loss.device)
+        return coupled + extra.to(loss)
 
-    def couple(self, loss: Tensor, *, num_items: Tensor | int | None = None, factor: float = 1.0) -> list[Call]:
-        """Couples the penalties of the model calls that ``loss`` was computed from to it, in gradient only.
+    def couple(
+        self, loss: Tensor, *, num_items: Tensor | int | None = None, factor: float = 1.0
+    ) -> tuple[Tensor, list[Call]]:
+        """Couples what the methods add to the loss to it, in gradient only, for the model calls that it came from.
 
-        ``factor`` is what the task loss was multiplied by besides (world size). Returns the calls concerned.
+        ``factor`` is what the task loss was multiplied by besides (world size). Returns a loss of the same value to
+        call ``backward()`` on, and the calls concerned.
         """
         if not loss.requires_grad:
-            return []
+            return loss, []
         calls = self.calls.take(loss)
         self._coupled |= {index for call in calls for index, *_ in call.scales}
+        for call in calls:
+            active = {index: method for index, method in self.losses.items() if call.strengths[index] != 0}
+            if active:
+                change = loss_change(self.model, call, active)
+                if not self._unproven & set(active) or bool(change.detach() != 0):
+                    self._coupled |= set(active)
+                share = (change * factor / divisor(call, num_items, change.device)).to(loss)
+                loss = loss + (share - share.detach())
         couple(loss, calls, num_items=num_items, factor=factor, on_backward=lambda: self.calls.begin_backward(calls))
-        return calls
+        return loss, calls
+
+    def finish(self) -> None:
+        """Ends the training part: methods that act on the trained weights as a whole do so now. Safe to call twice."""
+        self.applied.finish(self._strengths())
 
     def metrics(self) -> dict[str, float]:
         """Values of the last measured step, see :func:`infosteer.core.metrics.summarise`; empty before the first."""
-        return summarise(self.sums())
+        return {**summarise(self.sums()), **self.probes.metrics()}
 
     def sums(self) -> dict[str, float]:
         """Sums and counts of the last measured step; they add over calls and over processes."""
@@ -198,7 +232,10 @@ class Session:
         """Decides, once per root forward, whether and how the methods act in it."""
         training = self.model.training and torch.is_grad_enabled() and not self._paused
         strengths = self._strengths() if training or self._acts_outside_training() else (0.0,) * len(self.methods)
-        edits = any(s != 0 and isinstance(m, InterventionMethod) for s, m in zip(strengths, self.methods, strict=True))
+        edits = any(
+            strength != 0 and isinstance(method, InterventionMethod) and method.scope != "evaluation"
+            for strength, method in zip(strengths, self.methods, strict=True)
+        )
         wanted = self.measure_every > 0 and self.step % self.measure_every == 0
         wanted = wanted if self.measure_next is None else self.measure_next
         judge = edits and self._first_batch is not None
@@ -210,7 +247,10 @@ class Session:
             measure=training and (wanted or judge),
             judge=training and judge,
             values=training and self.values,
+            evaluation=not self.model.training and not self._paused,
+            draws=any(method.random for method in self.methods),
         )
+        call.observed = self.probes.looking(call)
         if training:
             call.scales = new_scales(self.plans, strengths)
         self.calls.open(call, module)
@@ -218,6 +258,8 @@ class Session:
 
     def close_call(self, call: Call, output: Any) -> None:
         """Ends a call; a training call in which a site stayed silent is an error. ``output`` is None if it failed."""
+        if output is not None and call.hidden is not None and call.observed:
+            self.probes.show_hidden(call)
         if output is None or not call.training:
             return
         if self._unproven:
@@ -237,43 +279,12 @@ class Session:
             self._measured = [other for other in self._measured if other.step == call.step] + [call]
         self.calls.await_loss(call, output)
 
-    def at_site(self, plan: SitePlan, k: Tensor) -> Tensor:
-        """Edits, measures and couples the coefficients k (..., M) of one site."""
+    def at_site(self, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What a site's projection gets instead of k (..., M), and what is added behind it; see ``firing.fire``."""
         call = self.calls.of(k)
-        if call is None:
-            return k
-        if torch.compiler.is_compiling():
-            call.compiled = True  # a traced graph cannot count; the proof at attach stands for it
-        elif call.open:
-            call.fired[plan.site.layer] += 1
-            call.reentrant = call.reentrant or (call.training and not torch.is_grad_enabled())
-        edited = k
-        for index, method in plan.edits:
-            if call.strengths[index] != 0 and call.in_scope(method.scope):
-                context = Context(layer=plan.site.layer, step=call.step, strength=call.strengths[index])
-                edited = method.edit(edited, context)
-        if not call.training:
-            return edited
-        call.num_rows = k.numel() // k.shape[-1]
-        if call.open and call.measure:
-            self._measure(call, plan, k, edited)
-        for index, penalty, coefficient in plan.penalties:
-            if call.strengths[index] == 0:
-                continue
-            weight = call.row_weight(k)
-            if call.open and (call.values or call.measure):
-                measure_penalty(call, index, penalty, coefficient, edited, weight)
-            edited = inject(edited, weight, call.scales[index, coefficient, k.device], penalty.rows_gradient)
-        return edited
+        return (k, None) if call is None else fire(call, plan, k, self._first_batch)
 
     # -- private --------------------------------------------------------------------------------------------------
-
-    @torch.compiler.disable
-    def _measure(self, call: Call, plan: SitePlan, k: Tensor, edited: Tensor) -> None:
-        weight = call.row_weight(k) if call.lines_up(k) else None
-        measure_site(call, plan.site, k, edited, weight)
-        if call.judge and self._first_batch is not None:
-            self._first_batch.add(plan.site, k, edited, weight)
 
     def _strengths(self) -> tuple[float, ...]:
         if self._paused:
@@ -281,36 +292,18 @@ class Session:
         return tuple(method.strength_at(self.step, self.total_steps) for method in self.methods)
 
     def _acts_outside_training(self) -> bool:
-        return any(isinstance(method, InterventionMethod) and method.scope != "train" for method in self.methods)
-
-    def _make_plans(self) -> list[SitePlan]:
-        plans = {site.layer: SitePlan(site=site) for site in self.sites}
-        for index, method in enumerate(self.methods):
-            if isinstance(method, InterventionMethod):
-                for site in method.select(self.sites):
-                    plans[site.layer].edits.append((index, method))
-            elif isinstance(method, PenaltyMethod):
-                chosen = method.select(self.sites)
-                for site in chosen:
-                    coefficient = method.coefficient(len(chosen), site.width)
-                    plans[site.layer].penalties.append((index, method, coefficient))
-        busy = [plan for plan in plans.values() if plan.edits or plan.penalties]
-        return busy or list(plans.values())
+        return any(isinstance(m, (InterventionMethod, ProbeMethod)) and m.scope != "train" for m in self.methods)
 
     def _active(self, kind: type[Method]) -> bool:
         return any(isinstance(method, kind) and not method.off for method in self.methods)
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called before an optimizer that holds parameters of the model steps."""
-        strengths = self._strengths()
-        for index, handle in self._applied.items():
-            handle.before_step(strengths[index])
+        self.applied.before_step(self._strengths())
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called after that step; the first optimizer seen is the one whose steps are counted."""
-        strengths = self._strengths()
-        for index, handle in self._applied.items():
-            handle.after_step(strengths[index])
+        self.applied.after_step(self._strengths())
         self.check_effects()
         self.calls.forget_waiting()
         self._clock = self._clock or optimizer
@@ -331,14 +324,13 @@ class Session:
             seen_training=self.calls.last is not None,
             edits_changed=self._edits_changed,
             coupled=self._coupled,
-            handles=self._applied,
+            handles=self.applied.handles,
         )
 
     def _undo(self) -> None:
-        for handle in reversed(self._applied.values()):
-            handle.undo()
+        self.applied.undo()
         for hook in self._handles:
             hook.remove()
-        self._applied, self._handles = {}, []
+        self._handles = []
         while self.on_remove:
             self.on_remove.pop()()

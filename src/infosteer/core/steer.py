@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
-from infosteer.core.effects import Methods, as_methods
+from infosteer.core.calibration import Calibration, as_batches
+from infosteer.core.effects import Methods, as_methods, refuse_data_methods
 from infosteer.core.session import Session
 from infosteer.errors import ConfigError
 from infosteer.models import Site, locate
@@ -17,6 +20,8 @@ def steer(
     trust_structure: bool = False,
     total_steps: int | None = None,
     measure_every: int = 10,
+    calibration: Calibration | None = None,
+    tokenizer: Any = None,
 ) -> Session:
     """Attaches methods to a model and proves that every site fires.
 
@@ -27,6 +32,8 @@ def steer(
         trust_structure: allow the structural search for architectures that the table does not have.
         total_steps: optimizer steps of the training, for schedules over its fraction.
         measure_every: optimizer steps between calls that ``session.metrics()`` measures; 0 for the first only.
+        calibration: texts (with ``tokenizer``), or batches of ``input_ids``, for methods that ask which memories a text
+            uses.
 
     Returns:
         A :class:`~infosteer.core.session.Session`; with penalties, call ``loss = session.loss(loss)`` before backward.
@@ -41,11 +48,13 @@ def steer(
         ``with infosteer.steer(model, [infosteer.Intervention(fraction=0.01)]) as session: ...``
     """
     chosen = as_methods(methods)
+    refuse_data_methods(chosen)
     for name, value, low in (("total_steps", total_steps, 1), ("measure_every", measure_every, 0)):
         if not (name == "total_steps" and value is None) and (type(value) is not int or value < low):
             raise ConfigError("not a number of steps", where=name, got=value, expected=f"a whole number from {low}")
     sites = find_sites(model, trust_structure=trust_structure)
-    return Session(model, chosen, sites, total_steps=total_steps, measure_every=measure_every)
+    batches = None if calibration is None else as_batches(calibration, tokenizer)
+    return Session(model, chosen, sites, total_steps=total_steps, measure_every=measure_every, calibration=batches)
 
 
 def find_sites(model: nn.Module, *, trust_structure: bool) -> list[Site]:

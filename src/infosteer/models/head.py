@@ -17,8 +17,8 @@ from infosteer.errors import ArchitectureError
 from infosteer.models.decoder import text_config
 from infosteer.models.walk import root_model
 
-# What a family does besides the head's product, by model_type: setting of its config -> how it is used. Every row of the
-# table is compared with its model's own logits by tests/models.
+# What a family does besides the head's product, by model_type: the setting of its config, and the power it is taken to.
+# Every row of the table is compared with its model's own logits by tests/models.
 _BEFORE_HEAD = {"minicpm3": "dim_model_base"}
 _FACTORS = {
     "cohere": ("logit_scale", 1),

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from infosteer.core.effects import Methods, as_methods
+from infosteer.core.calibration import Calibration, as_batches
+from infosteer.core.effects import Methods, as_methods, refuse_data_methods
 from infosteer.core.metrics import PREFIX, summarise
 from infosteer.core.session import Session
 from infosteer.core.steer import find_sites
@@ -21,7 +22,14 @@ from infosteer.training.sidecar import write_sidecar
 logger = logging.getLogger(__name__)
 
 
-def attach(trainer: Any, methods: Methods, *, trust_structure: bool = False) -> Session:
+def attach(
+    trainer: Any,
+    methods: Methods,
+    *,
+    trust_structure: bool = False,
+    calibration: Calibration | None = None,
+    rows_transformed: bool = False,
+) -> Session:
     """Steers the training of a transformers or TRL trainer instance; call it before ``trainer.train()``.
 
     The trainer's loss code stays as it is. ``compute_loss`` of this instance is wrapped, since only there are the loss
@@ -36,9 +44,13 @@ def attach(trainer: Any, methods: Methods, *, trust_structure: bool = False) -> 
         methods: method instances, an arm's mappings, or a recipe with one arm (a mapping or a
             YAML file's path); an empty list only observes.
         trust_structure: allow the structural search for architectures that the table does not have.
+        calibration: texts, or batches of ``input_ids``, for methods that ask which memories a text uses.
+        rows_transformed: the rows that the trainer was built with went through ``infosteer.transform_rows`` with these
+            methods; without it, methods on the surface ``data`` are refused.
 
     Raises:
-        AttachError: DataParallel, a compiled model, a second attach, a trainer that is training already.
+        AttachError: DataParallel, a compiled model, a second attach, a trainer that is training already, data methods
+            whose rows were not transformed.
         ArchitectureError: a model whose key coefficients cannot be located.
         ConfigError: settings that do not fit.
 
@@ -47,6 +59,8 @@ def attach(trainer: Any, methods: Methods, *, trust_structure: bool = False) -> 
     """
     refuse_trainer(trainer)
     chosen = as_methods(methods)
+    if not rows_transformed:
+        refuse_data_methods(chosen)
     try:
         sites = find_sites(trainer.model, trust_structure=trust_structure)
     except ArchitectureError as error:
@@ -54,7 +68,8 @@ def attach(trainer: Any, methods: Methods, *, trust_structure: bool = False) -> 
             raise
         logger.info("no key coefficients are observed: %s", error.what)
         sites = []
-    session = Session(trainer.model, chosen, sites, measure_every=0)
+    batches = None if calibration is None else as_batches(calibration, getattr(trainer, "processing_class", None))
+    session = Session(trainer.model, chosen, sites, measure_every=0, calibration=batches)
     session.values = False
     bridge = _Bridge(trainer, session)
     callback = _StepCallback(session)
@@ -100,10 +115,10 @@ class _Bridge:
         loss = result[0] if isinstance(result, tuple) else result
         num_items = kwargs.get("num_items_in_batch", args[1] if len(args) > 1 else None)
         self._check_finite(loss)
-        session.couple(loss, num_items=num_items, factor=loss_factor(trainer, num_items))
+        coupled, _ = session.couple(loss, num_items=num_items, factor=loss_factor(trainer, num_items))
         if session.measure_next:
             self.task_loss.append((loss.detach(), num_items is None))
-        return result
+        return (coupled, *result[1:]) if isinstance(result, tuple) else coupled
 
     def log(self, original: Any, logs: dict[str, float], *args: Any, **kwargs: Any) -> Any:
         """The trainer's log with the values of the last measured step; all processes must come here, as they do."""
@@ -131,6 +146,7 @@ class _Bridge:
                 values = values.float()
             values = accelerator.reduce(values, reduction="sum")
         metrics = summarise(dict(zip(keys, values[1:].tolist(), strict=True)))
+        metrics |= self._observations()
         if losses:
             metrics[f"{PREFIX}task_loss"] = float(values[0]) / accelerator.num_processes
         for method, description in zip(self.session.methods, self.session.describe(), strict=True):
@@ -139,6 +155,15 @@ class _Bridge:
                 strength = method.strength_at(done, self.session.total_steps)
                 metrics[f"{PREFIX}strength/{description['method']}"] = strength
         return metrics
+
+    def _observations(self) -> dict[str, float]:
+        """What the probes say, as a mean over processes: each has seen its own share of the batch."""
+        accelerator = self.trainer.accelerator
+        seen = self.session.probes.metrics()
+        if accelerator.num_processes > 1 and seen:
+            values = torch.tensor(list(seen.values()), dtype=torch.float32, device=accelerator.device)
+            seen = dict(zip(seen, accelerator.reduce(values, reduction="mean").tolist(), strict=True))
+        return dict(seen)
 
     def _check_finite(self, loss: torch.Tensor) -> None:
         # On an accelerator this would wait for the device in every step; there only logging steps are checked.
@@ -162,6 +187,10 @@ class _StepCallback(TrainerCallback):
         self.session.step = state.global_step - 1  # of the step that just ended
         self.session.check_effects()
         self.session.step = state.global_step
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.session.step = max(state.global_step - 1, 0)  # schedules may have no value behind their last step
+        self.session.finish()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         wrapped = kwargs.get("model")

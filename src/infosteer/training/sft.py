@@ -28,7 +28,10 @@ _DDP_TIMEOUT_S = 6 * 3600  # other ranks wait while the first one evaluates
 
 @dataclass(kw_only=True)
 class Trained:
-    """What one arm and seed gave: the model in evaluation mode, hooks still attached until ``close``."""
+    """What one arm and seed gave: the model in evaluation mode, hooks still attached until ``close``.
+
+    ``rows`` are those trained on, after the data methods.
+    """
 
     model: Any
     tokenizer: Any
@@ -36,6 +39,7 @@ class Trained:
     steps: int
     train_loss: float
     seconds: float
+    rows: Sequence[Mapping[str, Any]]
     encoded: Encoded
     main_process: bool
     wait: Callable[[], None] = field(repr=False)
@@ -54,6 +58,7 @@ def train_sft(
     seed: int,
     output_dir: Path,
     trust_structure: bool = False,
+    calibration: Sequence[str] | None = None,
     on_log: LogLine | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Trained:
@@ -64,6 +69,7 @@ def train_sft(
         rows: prompt and completion, as text or as chat messages.
         methods: instances or mappings, as ``infosteer.attach`` takes them; empty for plain training.
         output_dir: holds trainer checkpoints while training and the final model afterwards (``settings.save_model``).
+        calibration: texts for methods that ask which memories a text uses.
         on_log: called on the main process with every log line (step, epoch, loss, ...).
         on_step: called on the main process with the steps done and their number: at the start (0, or where it resumes)
             and after every step.
@@ -71,6 +77,11 @@ def train_sft(
     Raises: InfoSteerError for models that cannot be loaded, rows without labels, settings that the trainer refuses, a
         loss that is not finite, and a GPU whose memory is full.
     """
+    from infosteer.core.effects import as_methods
+    from infosteer.training.transform import transform_rows
+
+    chosen = as_methods(list(methods))
+    rows = transform_rows(rows, chosen, seed=seed)
     tokenizer = load_tokenizer(model)
     encoded = encode_rows(
         rows, tokenizer, completion_only_loss=settings.completion_only_loss, max_length=settings.max_length
@@ -81,7 +92,9 @@ def train_sft(
             trainer.add_callback(_make_log_callback(on_log, on_step))
         from infosteer.training.attach import attach
 
-        session = attach(trainer, list(methods), **({"trust_structure": True} if trust_structure else {}))
+        session = attach(
+            trainer, chosen, trust_structure=trust_structure, calibration=calibration, rows_transformed=True
+        )
         started = time.monotonic()
         try:
             outcome = trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
@@ -110,6 +123,7 @@ def train_sft(
         steps=int(outcome.global_step),
         train_loss=float(outcome.training_loss),
         seconds=time.monotonic() - started,
+        rows=rows,
         encoded=encoded,
         main_process=trainer.accelerator.is_main_process,
         wait=trainer.accelerator.wait_for_everyone,

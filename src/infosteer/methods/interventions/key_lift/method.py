@@ -9,7 +9,8 @@ from typing import Any, ClassVar
 import torch
 
 from infosteer.core.config import setting
-from infosteer.core.contract import Context, InterventionMethod
+from infosteer.core.contract import Context
+from infosteer.core.surfaces import InterventionMethod
 from infosteer.ops.intervene import intervene
 from infosteer.ops.select import ORDERS
 

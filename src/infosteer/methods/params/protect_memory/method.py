@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from infosteer.core.config import setting
-from infosteer.core.contract import Handle, ParamMethod
+from infosteer.core.contract import SiteMethod
+from infosteer.core.surfaces import Handle, ParamMethod, ParamTarget
 from infosteer.methods.params.protect_memory.shares import Share, scale_update
 from infosteer.models import Site, parameters_of
 
@@ -16,7 +17,7 @@ ROLES = ("values", "keys", "gates")
 
 
 @dataclasses.dataclass(kw_only=True)
-class ProtectMemory(ParamMethod):
+class ProtectMemory(SiteMethod, ParamMethod):
     """Multiplies the learning rate of FFN weights by a factor for each role; 0 freezes, 1 leaves as is.
 
     Formula: ``w <- w_before + e (w_step - w_before)`` after every optimizer step, e = 1 + s (f - 1); a whole parameter
@@ -39,9 +40,8 @@ class ProtectMemory(ParamMethod):
     def idle(self) -> bool:
         return self.values == self.keys == self.gates == 1
 
-    def apply(self, sites: Sequence[Site]) -> Handle:
-        constant = isinstance(self.strength, float)
-        return Protection(shares_of(sites, self), fixed_strength=float(self.strength) if constant else None)  # type: ignore[arg-type]
+    def apply(self, target: ParamTarget) -> Handle:
+        return Protection(shares_of(self.select(target.sites), self), fixed_strength=target.fixed_strength)
 
 
 class Protection(Handle):

@@ -8,7 +8,7 @@ import math
 import torch
 
 from infosteer.core.config import setting
-from infosteer.core.contract import PenaltyMethod
+from infosteer.core.surfaces import PenaltyMethod
 from infosteer.ops.entropy import NORMALIZATIONS, entropy_gradient_rows, key_entropy
 
 

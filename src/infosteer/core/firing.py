@@ -1,0 +1,80 @@
+"""What happens when a site fires: edits in recipe order, observers and measurements, then the penalties' gradient.
+
+Shape letters: N rows, M memories.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from infosteer.core.contract import Context
+from infosteer.core.ledger import Call
+from infosteer.core.measure import FirstBatch, measure_penalty, measure_site
+from infosteer.core.plans import SitePlan
+from infosteer.ops.inject import inject
+
+
+def fire(call: Call, plan: SitePlan, k: Tensor, first_batch: FirstBatch | None) -> tuple[Tensor, Tensor | None]:
+    """Edits, shows, measures and couples the coefficients k (..., M) of one site.
+
+    Returns:
+        What the projection gets, and the shielded part of the coefficients, which is added behind it; None where no
+        edit shields.
+    """
+    if torch.compiler.is_compiling():
+        call.compiled = True  # a traced graph cannot count; the proof at attach stands for it
+    elif call.open:
+        call.fired[plan.site.layer] += 1
+        call.reentrant = call.reentrant or (call.training and not torch.is_grad_enabled())
+    edited, shield = _edit(call, plan, k)
+    if call.open and call.observed and plan.observers:
+        _observe(call, plan, edited)
+    if call.training:
+        call.num_rows = k.numel() // k.shape[-1]
+        if call.open and call.measure:
+            _measure(call, plan, k, edited, first_batch)
+        for index, penalty, coefficient in plan.penalties:
+            if call.strengths[index] == 0:
+                continue
+            weight = call.row_weight(k)
+            if call.open and (call.values or call.measure):
+                measure_penalty(call, index, penalty, coefficient, edited, weight)
+            edited = inject(edited, weight, call.scales[index, coefficient, k.device], penalty.rows_gradient)
+    if shield is None:
+        return edited, None
+    nothing = torch.zeros((), dtype=edited.dtype, device=edited.device)
+    return torch.where(shield, nothing, edited), torch.where(shield, edited, nothing)
+
+
+def _edit(call: Call, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None]:
+    edited, shield = k, None
+    for index, method in plan.edits:
+        if call.strengths[index] == 0 or not call.in_scope(method.scope):
+            continue
+        before = edited
+        keys = call.row_keys(k) if method.random else None
+        context = Context(layer=plan.site.layer, step=call.step, strength=call.strengths[index], keys=keys)
+        edited = method.edit(edited, context)
+        if method.shields and call.training:
+            changed = edited != before
+            shield = changed if shield is None else shield | changed
+    return edited, shield
+
+
+@torch.compiler.disable
+def _observe(call: Call, plan: SitePlan, k: Tensor) -> None:
+    weight = call.row_weight(k) if call.lines_up(k) else None
+    rows = k.detach().reshape(-1, k.shape[-1])
+    with torch.no_grad():
+        for index, observer in plan.observers:
+            if index in call.observed:
+                observer.see(plan.site.layer, rows, weight)
+
+
+@torch.compiler.disable
+def _measure(call: Call, plan: SitePlan, k: Tensor, edited: Tensor, first_batch: FirstBatch | None) -> None:
+    weight = call.row_weight(k) if call.lines_up(k) else None
+    measure_site(call, plan.site, k, edited, weight)
+    if call.judge and first_batch is not None:
+        first_batch.add(plan.site, k, edited, weight)

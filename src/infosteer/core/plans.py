@@ -1,0 +1,58 @@
+"""What happens at each site, worked out once when steering begins."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from infosteer.core.contract import Method
+from infosteer.core.surfaces import InterventionMethod, Observer, PenaltyMethod, ProbeMethod
+from infosteer.errors import AttachError
+from infosteer.models import Site
+from infosteer.models.walk import base_linear
+
+
+@dataclasses.dataclass(kw_only=True, eq=False)
+class SitePlan:
+    """What happens at one site: edits, observers, then penalties with their coefficient, by index of the method."""
+
+    site: Site
+    edits: list[tuple[int, InterventionMethod]] = dataclasses.field(default_factory=list)
+    observers: list[tuple[int, Observer]] = dataclasses.field(default_factory=list)
+    penalties: list[tuple[int, PenaltyMethod, float]] = dataclasses.field(default_factory=list)
+
+    @property
+    def shields(self) -> bool:
+        """Whether an edit here holds the memory vectors constant that it edits the coefficients of."""
+        return any(method.shields for _, method in self.edits)
+
+
+def make_plans(methods: Sequence[Method], sites: Sequence[Site], observers: Mapping[int, Observer]) -> list[SitePlan]:
+    """Plans of the sites where something happens; of all sites, to be measured, where nothing happens at any.
+
+    Raises:
+        ConfigError: layers that the model does not have.
+        AttachError: a shield around a projection with adapters.
+    """
+    plans = {site.layer: SitePlan(site=site) for site in sites}
+    for index, method in enumerate(methods):
+        if isinstance(method, InterventionMethod):
+            for site in method.select(sites):
+                plans[site.layer].edits.append((index, method))
+                if method.shields and base_linear(site.module) is not site.module:
+                    raise AttachError(
+                        "memory vectors cannot be shielded where an adapter sits on the down projection",
+                        where=site.name,
+                        got=type(site.module).__name__,
+                        fix="leave down projections out of the adapter's target_modules",
+                    )
+        elif isinstance(method, PenaltyMethod):
+            chosen = method.select(sites)
+            for site in chosen:
+                coefficient = method.coefficient(len(chosen), site.width)
+                plans[site.layer].penalties.append((index, method, coefficient))
+        elif isinstance(method, ProbeMethod) and index in observers:
+            for site in method.select(sites):
+                plans[site.layer].observers.append((index, observers[index]))
+    busy = [plan for plan in plans.values() if plan.edits or plan.penalties or plan.observers]
+    return busy or list(plans.values())

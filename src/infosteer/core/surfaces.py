@@ -1,0 +1,219 @@
+"""The six surfaces that a method can touch, one base class each.
+
+| surface | the class's hook | gets | gives |
+|---|---|---|---|
+| interventions | ``edit(k, context)`` | key coefficients (..., M) | edited coefficients, same shape and dtype |
+| penalties | ``rows(k)``, ``rows_gradient(k)`` | key coefficients (..., M) | values (...) and gradient (..., M) |
+| losses | ``per_token(losses, tokens, context)`` | losses (N,), logits and targets | losses (N,) |
+| params | ``apply(target)`` | the model's parameters, sites and their use | a handle that acts around optimizer steps |
+| data | ``transform(rows, context)`` | the training rows | the rows to train on instead |
+| probes | ``observer(sites)`` | key coefficients, final hidden states | an observer that sums up metrics |
+
+Shape letters: N rows of a call, M memories, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from infosteer.core.config import setting
+from infosteer.core.contract import Context, Method, SiteMethod
+from infosteer.models import Site
+
+SCOPES = ("train", "policy", "evaluation", "always")
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(kw_only=True)
+class InterventionMethod(SiteMethod):
+    """Surface ``interventions``: edits key coefficients in the forward pass."""
+
+    scope: str = setting(
+        "train",
+        "train: training forwards only; policy: also no-grad forwards of the trained policy; evaluation: forwards in "
+        "evaluation mode only; always: every forward",
+        choices=SCOPES,
+    )
+
+    @abc.abstractmethod
+    def edit(self, k: Tensor, context: Context) -> Tensor:
+        """Edited coefficients for k (..., M); same shape and dtype, never in place, k itself at strength 0."""
+
+    @property
+    def shields(self) -> bool:
+        """Whether memory vectors whose coefficient was edited get no gradient from that row."""
+        return False
+
+
+@dataclasses.dataclass(kw_only=True)
+class PenaltyMethod(SiteMethod):
+    """Surface ``penalties``: adds ``coefficient * sum over layers and rows of rows(k)`` to the loss, rows that carry
+    loss only, divided by the token count of the task loss."""
+
+    @abc.abstractmethod
+    def rows(self, k: Tensor) -> Tensor:
+        """Value per row: k (..., M) -> (...), fp32 (fp64 for fp64), differentiable."""
+
+    @abc.abstractmethod
+    def coefficient(self, num_layers: int, width: int) -> float:
+        """What one row's value in one layer is multiplied by at strength 1, before dividing by the token count."""
+
+    def rows_gradient(self, k: Tensor) -> Tensor:
+        """d rows / d k, (..., M). This default asks autograd; a closed form is cheaper in time and memory."""
+        with torch.enable_grad():
+            leaf = k.detach().requires_grad_(True)
+            (gradient,) = torch.autograd.grad(self.rows(leaf).sum(), leaf)
+        return gradient
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Tokens:
+    """Rows of one call that predict a token, for losses.
+
+    Attributes:
+        logits: (N, V) fp32, with gradient.
+        targets: (N,) the tokens that followed, labelled or not.
+        counted: (N,) bool, rows whose target carries loss; for the others the losses begin at 0.
+    """
+
+    logits: Tensor
+    targets: Tensor
+    counted: Tensor
+
+
+@dataclasses.dataclass(kw_only=True)
+class LossMethod(Method):
+    """Surface ``losses``: what each token contributes to the loss.
+
+    The task loss becomes ``L + s/n sum_t (f(l)_t - l_t)``, l_t the negative log-likelihood of a row that carries loss
+    and 0 for other rows, n what the task loss is divided by, s strength; several methods apply in recipe order.
+    """
+
+    reads_prompts: ClassVar[bool] = False  # whether it is shown rows that carry no loss as well
+
+    @abc.abstractmethod
+    def per_token(self, losses: Tensor, tokens: Tokens, context: Context) -> Tensor:
+        """New losses (N,) from losses (N,), fp32, differentiable; a row's loss may depend on its own row alone."""
+
+
+class Handle(abc.ABC):
+    """What a params method leaves behind: called around optimizer steps, and able to undo itself."""
+
+    @abc.abstractmethod
+    def parameters(self) -> list[nn.Parameter]:
+        """Parameters whose optimizer steps concern the method."""
+
+    @abc.abstractmethod
+    def before_step(self, strength: float) -> None:
+        """Runs before an optimizer that holds one of ``parameters()`` steps."""
+
+    @abc.abstractmethod
+    def after_step(self, strength: float) -> None:
+        """Runs after that step."""
+
+    @abc.abstractmethod
+    def undo(self) -> None:
+        """Puts flags and hooks back as they were; trained values stay."""
+
+    @abc.abstractmethod
+    def touched(self) -> bool:
+        """Whether the method has had anything to act on so far."""
+
+    def finish(self, strength: float) -> None:  # noqa: B027 - few methods need it
+        """Runs once when training has ended, before the model is saved or evaluated."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class ParamTarget:
+    """What a params method may act on.
+
+    Attributes:
+        model: the model in training.
+        sites: all sites of the model, in order of layers.
+        usage: calls for the mean |k| of every memory on the calibration text, layer -> (M,) float64.
+        fixed_strength: the strength where it is the same in every step, else None.
+    """
+
+    model: nn.Module
+    sites: Sequence[Site]
+    usage: Callable[[], Mapping[int, Tensor]]
+    fixed_strength: float | None
+
+
+@dataclasses.dataclass(kw_only=True)
+class ParamMethod(Method):
+    """Surface ``params``: changes which parameters learn, how, and from where."""
+
+    @abc.abstractmethod
+    def apply(self, target: ParamTarget) -> Handle:
+        """Acts on the model's parameters; runs when steering begins, before any optimizer step."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class DataContext:
+    """What a data method may know: the run's seed, its own strength, and how to read rows of another source.
+
+    Attributes:
+        read: ``read(source, limit=None, **options)`` gives training rows of a file, a hub id or a lab key.
+    """
+
+    seed: int
+    strength: float
+    read: Callable[..., list[Row]]
+
+
+@dataclasses.dataclass(kw_only=True)
+class DataMethod(Method):
+    """Surface ``data``: examples to examples; the rows that a training sees."""
+
+    @abc.abstractmethod
+    def transform(self, rows: Sequence[Row], context: DataContext) -> list[Row]:
+        """The rows to train on; the given ones are never changed in place. The same seed gives the same rows."""
+
+
+class Observer(abc.ABC):
+    """What a probe leaves in a session: it is shown tensors without gradient and answers with numbers."""
+
+    @abc.abstractmethod
+    def see(self, layer: int, k: Tensor, weight: Tensor | None) -> None:
+        """Key coefficients k (N, M) of a layer as the down projection gets them; weight (N,) by row, None for all 1."""
+
+    def see_hidden(self, hidden: Tensor, weight: Tensor | None) -> None:  # noqa: B027 - few probes need it
+        """Hidden states (N, D) after the final norm; only called where ``ProbeMethod.reads_hidden``."""
+
+    @abc.abstractmethod
+    def metrics(self) -> dict[str, float]:
+        """Values by name, over everything seen since the last reset; empty when nothing was."""
+
+    @abc.abstractmethod
+    def reset(self) -> None:
+        """Forgets what was seen."""
+
+
+@dataclasses.dataclass(kw_only=True)
+class ProbeMethod(SiteMethod):
+    """Surface ``probes``: reads only. In training its metrics are logged as ``infosteer/<name>/<metric>``."""
+
+    reads_hidden: ClassVar[bool] = False
+    every: int = setting(10, "optimizer steps between two observed steps", low=1)
+    scope: str = setting("train", "which forwards are observed, as for interventions", choices=SCOPES)
+
+    @abc.abstractmethod
+    def observer(self, sites: Sequence[Site]) -> Observer:
+        """A new observer for the chosen sites."""
+
+
+SURFACES: dict[str, type[Method]] = {
+    "interventions": InterventionMethod,
+    "penalties": PenaltyMethod,
+    "losses": LossMethod,
+    "params": ParamMethod,
+    "data": DataMethod,
+    "probes": ProbeMethod,
+}

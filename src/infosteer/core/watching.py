@@ -1,0 +1,70 @@
+"""The probes of a session: when each one looks, what it is shown, what it says."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from infosteer.core.contract import Method
+from infosteer.core.ledger import Call
+from infosteer.core.metrics import PREFIX
+from infosteer.core.registry import key_of
+from infosteer.core.surfaces import Observer, ProbeMethod
+from infosteer.models import Site
+
+
+class Probes:
+    """Probe methods with their observers, by index in the session."""
+
+    def __init__(self, methods: Sequence[Method], sites: Sequence[Site]) -> None:
+        self.methods = {i: m for i, m in enumerate(methods) if isinstance(m, ProbeMethod) and not m.off}
+        self.observers: dict[int, Observer] = {
+            index: probe.observer(probe.select(sites)) for index, probe in self.methods.items()
+        }
+        self._last_step = dict.fromkeys(self.methods, -1)  # at which each one has looked
+
+    @property
+    def read_hidden(self) -> bool:
+        """Whether any probe wants the final hidden states."""
+        return any(probe.reads_hidden for probe in self.methods.values())
+
+    def looking(self, call: Call) -> frozenset[int]:
+        """Probes that look at a call; one that begins another observed step of training forgets the last one."""
+        found = set()
+        for index, probe in self.methods.items():
+            if call.strengths[index] == 0 or not call.in_scope(probe.scope):
+                continue
+            if call.training:
+                if call.step % probe.every:
+                    continue
+                if self._last_step[index] != call.step:
+                    self.observers[index].reset()
+                self._last_step[index] = call.step
+            found.add(index)
+        return frozenset(found)
+
+    @torch.compiler.disable
+    def show_hidden(self, call: Call) -> None:
+        """Shows the final hidden states of a closed call to the probes that want them."""
+        hidden: Any = call.hidden
+        rows = hidden.detach().reshape(-1, hidden.shape[-1])
+        weight = call.row_weight(rows) if call.lines_up(rows) else None
+        with torch.no_grad():
+            for index in call.observed:
+                if self.methods[index].reads_hidden:
+                    self.observers[index].see_hidden(rows, weight)
+
+    def reset(self) -> None:
+        """Lets every probe forget what it has seen."""
+        for observer in self.observers.values():
+            observer.reset()
+
+    def metrics(self) -> Mapping[str, float]:
+        """``infosteer/<probe>/<metric>`` over what each probe has seen since its last reset."""
+        return {
+            f"{PREFIX}{key_of(type(self.methods[index])).split('/')[1]}/{name}": value
+            for index, observer in self.observers.items()
+            for name, value in observer.metrics().items()
+        }

@@ -1,0 +1,45 @@
+"""Data methods at work: rows to rows, before a trainer is built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from infosteer.core.effects import Methods, as_methods
+from infosteer.core.registry import key_of
+from infosteer.core.surfaces import DataContext, DataMethod, Row
+from infosteer.errors import ConfigError, DataError
+from infosteer.training.rows import read_rows
+
+
+def transform_rows(rows: Sequence[Mapping[str, Any]], methods: Methods, *, seed: int = 0) -> list[Row]:
+    """What the data methods among ``methods`` make of the given rows, in recipe order; other methods do nothing.
+
+    Args:
+        rows: training rows, as TRL takes them; they are not changed.
+        methods: as for ``infosteer.attach``.
+        seed: the same seed gives the same rows.
+
+    Raises:
+        ConfigError: a data method whose strength is a schedule: rows are made once.
+        DataError: a method left no row.
+    """
+    found = [dict(row) for row in rows]
+    for method in as_methods(methods):
+        if not isinstance(method, DataMethod) or method.off:
+            continue
+        if not isinstance(method.strength, float):
+            raise ConfigError(
+                "the strength of a data method cannot change while training: its rows are made once",
+                where=key_of(type(method)),
+                got=method.strength.to_config(),
+                expected="a number",
+            )
+        found = method.transform(found, DataContext(seed=seed, strength=method.strength, read=_read))
+        if not found:
+            raise DataError("A data method left no training row.", where=key_of(type(method)))
+    return found
+
+
+def _read(source: str, limit: int | None = None, **options: Any) -> list[Row]:
+    return list(read_rows(source, purpose="train", limit=limit, **options))
