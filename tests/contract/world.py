@@ -21,6 +21,7 @@ import infosteer
 from infosteer.core.registry import build_method, method_info
 
 KEYS = infosteer.list_methods()
+MODEL_KEYS = [key for key in KEYS if not key.startswith("data/")]  # data methods act before there is a trainer
 VOCABULARY = 48
 
 
@@ -91,7 +92,7 @@ def gradients(
     rows = batch()
     total = token_count(rows)
     model.zero_grad()
-    with infosteer.steer(model, methods) as session:
+    with steer(model, methods) as session:
         call = forward(model) if forward else model
         for start in range(0, 8, micro):
             part = {name: value[start : start + micro] for name, value in rows.items()}
@@ -102,7 +103,7 @@ def gradients(
 
 def train(model: nn.Module, methods: list[Any] | None, steps: int = 3) -> tuple[list[float], dict[str, torch.Tensor]]:
     """A few AdamW steps with clipping; losses and final state. ``methods=None`` is the bare loop."""
-    context: Any = infosteer.steer(model, methods) if methods is not None else contextlib.nullcontext()
+    context: Any = steer(model, methods) if methods is not None else contextlib.nullcontext()
     losses = []
     with context as session:
         trained = [p for p in model.parameters() if p.requires_grad]
@@ -115,7 +116,15 @@ def train(model: nn.Module, methods: list[Any] | None, steps: int = 3) -> tuple[
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             optimizer.zero_grad()
+        if session:
+            session.finish()
     return losses, {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+def steer(model: nn.Module, methods: list[Any]) -> Any:
+    """A session on the model, with the batch as calibration text."""
+    inputs = {name: batch()[name] for name in ("input_ids", "attention_mask")}
+    return infosteer.steer(model, methods, calibration=[inputs])
 
 
 def relative_error(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:
@@ -125,7 +134,7 @@ def relative_error(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]
 
 
 def all_methods() -> list[Any]:
-    return [make(key) for key in KEYS]
+    return [make(key) for key in MODEL_KEYS]
 
 
 def main(out: str) -> None:
@@ -137,9 +146,9 @@ def main(out: str) -> None:
     rank, results = dist.get_rank(), {}
     rows = batch()
     mine = {name: value[rank::2] for name, value in rows.items()}
-    for key in KEYS:
+    for key in MODEL_KEYS:
         model = llama()
-        with infosteer.steer(model, [make(key)]) as session:
+        with steer(model, [make(key)]) as session:
             wrapped = nn.parallel.DistributedDataParallel(model)
             share = token_count(mine) / token_count(rows)
             loss = wrapped(**mine, use_cache=False).loss * share
