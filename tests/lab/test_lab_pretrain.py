@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from infosteer.errors import ConfigError, DataError, NonFiniteLossError, RunError
 from infosteer.lab.corpus import HELD_OUT_SHARE, is_held_out, read_general_text
 from infosteer.training.pretrain import _Run, run_pretrain
-from infosteer.training.pretrain_config import PretrainConfig, config_from_recipe
+from infosteer.training.pretrain_config import FactsConfig, config_from_recipe
 
 TINY = {
     "stage": "pretrain",
@@ -125,13 +125,14 @@ def test_stages_change_people_and_batches(tmp_path) -> None:
     assert config.steps == 4
     assert config.tokens == 2 * 4 * 32 + 2 * 2 * 32
     run = _Run(config, tmp_path)
-    assert len(run.lab.world.people) == 12
-    assert run.batch(0)[0].shape == (4, 33)
-    told = run.lab.position
-    assert run.batch(2)[0].shape == (2, 65)  # every third step is a long one, of at least two rows
-    assert run.lab.world.people == run.world.people[-5:]
-    assert run.told == told
-    assert run.batch(3)[0].shape == (2, 33)
+    corpus = run.corpus
+    assert len(corpus.telling.people) == 12
+    assert corpus.batch(0)[0].shape == (4, 33)
+    told = corpus.lab.position
+    assert corpus.batch(2)[0].shape == (2, 65)  # every third step is a long one, of at least two rows
+    assert corpus.telling.people == corpus.world.people[-5:]
+    assert corpus.told == told
+    assert corpus.batch(3)[0].shape == (2, 33)
 
 
 def test_a_missing_folder_is_said_and_lab_text_suffices(tmp_path, caplog) -> None:
@@ -197,7 +198,7 @@ def test_unreadable_text_is_said_plainly(text_folder) -> None:
         ),
         ("train", "stages", stages(3, float("nan")), "positive"),
         ("train", "decay_steps", 0, "at least 1"),
-        ("data", "lab", "sums", "expected: facts"),
+        ("data", "lab", "sums", "expected: facts or reasoning"),
     ],
 )
 def test_bad_settings_are_said_plainly(section: str, key: str, value: object, words: str) -> None:
@@ -216,5 +217,5 @@ def test_the_shipped_recipe_is_the_default() -> None:
     assert shipped["train"]["stage"] == "pretrain"
     assert config.steps > 1000
     assert config.general_files
-    default = PretrainConfig(**{name: getattr(config, name) for name in ("general_text", "general_files")})
+    default = FactsConfig(**{name: getattr(config, name) for name in ("general_text", "general_files")})
     assert config == default

@@ -1,6 +1,6 @@
-"""Pretraining of the lab's base model: a plain loop over packed rows of biographies and general English.
+"""Pretraining of the lab's base models: a plain loop over packed rows of either half of the lab.
 
-Entry: ``run_pretrain(recipe, output_dir)``; the shipped recipe is ``recipes/lab-pretrain.yaml``.
+Entry: ``run_pretrain(recipe, output_dir)``; the shipped recipes are ``lab-pretrain`` and ``reasoning-pretrain``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ import ctypes
 import json
 import logging
 import math
-import random
 import shutil
 import time
 from collections.abc import Mapping
@@ -17,17 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from infosteer.errors import NonFiniteLossError
-from infosteer.lab.card import model_card
-from infosteer.lab.corpus import LabRows, encode_stream, general_rows, read_general_text
-from infosteer.lab.facts import World, biography_at, make_world
-from infosteer.lab.report import base_report
-from infosteer.lab.tokenizer import train_tokenizer
 from infosteer.training.pretrain_checkpoint import read_checkpoint, write_checkpoint
 from infosteer.training.pretrain_config import PretrainConfig, config_from_recipe
+from infosteer.training.pretrain_corpora import make_corpus
 
 logger = logging.getLogger(__name__)
 
@@ -65,39 +59,21 @@ def run_pretrain(recipe: Mapping[str, Any], output_dir: Path) -> dict[str, Any]:
 
 
 class _Run:
-    """State of one pretraining: world, data, model, optimizer and clocks."""
+    """State of one pretraining: corpus, model, optimizer and clocks."""
 
     def __init__(self, config: PretrainConfig, output_dir: Path) -> None:
-        from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+        from transformers import LlamaConfig, LlamaForCausalLM
 
         self.config, self.output_dir, self.checkpoint = config, output_dir, output_dir / "checkpoint"
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
         self.wall_before = self.cpu_before = 0.0
-        self.tokenizer: Any  # transformers types its own classes too loosely to check calls on them
-        self.model: Any
-        self.world: World = make_world(config.world_seed, config.people)
-        text = read_general_text(
-            config.general_text,
-            config.general_files,
-            seed=config.seed,
-            megabytes_per_file=config.general_megabytes_per_file,
-        )
-        if (self.checkpoint / "tokenizer.json").exists():
-            self.tokenizer = AutoTokenizer.from_pretrained(self.checkpoint)
-        else:
-            rounds = config.tokenizer_rounds * config.people
-            lab = [biography_at(self.world, index, config.seed) for index in range(rounds)]
-            self.tokenizer = train_tokenizer([*text.train, *lab], vocabulary=config.vocabulary)
-        self.general = encode_stream(text.train, self.tokenizer)
-        self.held_out = encode_stream(text.held_out, self.tokenizer)
-        self.told = 0  # biographies in the stages before this one
-        self.stage = -1
-        self.enter(0)
+        self.corpus = make_corpus(config, self.checkpoint)
+        self.model: Any  # transformers types its own classes too loosely to check calls on them
         torch.manual_seed(config.seed)
-        end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        end, pad = self.corpus.tokenizer.eos_token_id, self.corpus.tokenizer.pad_token_id
         self.model = LlamaForCausalLM(
             LlamaConfig(
-                vocab_size=config.vocabulary,
+                vocab_size=self.corpus.vocabulary,
                 max_position_embeddings=max(config.long_length, config.sequence_length),
                 tie_word_embeddings=True,
                 bos_token_id=end,
@@ -115,41 +91,7 @@ class _Run:
             fused=True,
         )
         self.step, self.losses = 0, {"lab": 0.0, "general": 0.0}
-        logger.info(
-            "pretraining: %.2fM parameters, %d people, %.1fM tokens of general text, %d held out",
-            sum(p.numel() for p in self.model.parameters()) / 1e6,
-            config.people,
-            len(self.general) / 1e6,
-            len(self.held_out),
-        )
-
-    def enter(self, stage: int, position: int = 0) -> None:
-        """Take biographies from a stage's people; each stage has a text of its own."""
-        self.stage = stage
-        people = self.config.stages[stage]["people"]
-        world = World(people=self.world.people[-people:])
-        self.lab = LabRows(world, self.tokenizer, seed=self.config.seed + stage, position=position)
-
-    def batch(self, step: int) -> tuple[torch.Tensor, int]:
-        """Rows (B, T + 1) of a step, lab rows first, and how many these are."""
-        c = self.config
-        if c.stage_at(step) != self.stage:
-            self.told += self.lab.position
-            self.enter(c.stage_at(step))
-        stage = c.stages[self.stage]
-        long = (step + 1) % c.long_every == 0
-        length = c.long_length if long else c.sequence_length
-        rows = max(2, stage["batch_size"] * c.sequence_length // length)
-        # The share is kept over steps, not within each: the fraction of a row that is left over is drawn.
-        n_lab = (
-            rows
-            if len(self.general) <= length
-            else int(rows * stage["lab_share"] + random.Random(f"{c.seed}/{step}").random())
-        )
-        parts = [self.lab.take(n_lab, length + 1)] if n_lab else []
-        if n_lab < rows:
-            parts.append(general_rows(self.general, rows - n_lab, length + 1, seed=c.seed, step=step))
-        return torch.from_numpy(np.concatenate(parts)), n_lab
+        logger.info("pretraining: %.2fM parameters", sum(p.numel() for p in self.model.parameters()) / 1e6)
 
     def learning_rate(self, step: int) -> float:
         c = self.config
@@ -161,7 +103,8 @@ class _Run:
         c = self.config
         self.model.train()
         while self.step < c.steps:
-            rows, n_lab = self.batch(self.step)
+            ids, n_lab = self.corpus.batch(self.step)
+            rows = torch.from_numpy(ids)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(self.step)
             with torch.autocast("cpu", torch.bfloat16, enabled=c.bf16):
@@ -210,7 +153,7 @@ class _Run:
     def progress(self) -> dict[str, Any]:
         return {
             "steps": self.step,
-            "biographies": self.told + self.lab.position,
+            **self.corpus.progress(),
             "wall_seconds": self.wall(),
             "cpu_seconds": self.cpu(),
         }
@@ -218,15 +161,7 @@ class _Run:
     def measure(self) -> dict[str, Any]:
         """What ``pretraining.json`` holds and the model card quotes."""
         c = self.config
-        report = base_report(
-            self.model,
-            self.tokenizer,
-            self.world,
-            train=self.general,
-            held_out=self.held_out,
-            people=c.recall_people,
-            length=min(1024, c.long_length),
-        )
+        report = self.corpus.measure(self.model)
         return {
             "finished": True,
             **self.progress(),
@@ -234,37 +169,44 @@ class _Run:
             **report,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            # Only the folder's name: where it lay is nobody's business.
-            "config": asdict(c) | {"general_text": None if c.general_text is None else Path(c.general_text).name},
+            "config": self.corpus.settings(),
         }
 
     def save(self, report: dict[str, Any]) -> None:
         """Write ``model/``: bf16 weights, tokenizer, report and model card; then drop the checkpoint."""
         target = self.output_dir / "model"
         self.model.to(torch.bfloat16).save_pretrained(target)
-        self.tokenizer.save_pretrained(target)
+        self.corpus.tokenizer.save_pretrained(target)
         (target / "model.safetensors").chmod(
             0o644
         )  # safetensors writes for the owner alone; a package is for everybody
         (target / "pretraining.json").write_text(json.dumps(report, indent=1) + "\n")
-        (target / "README.md").write_text(model_card(report))
+        (target / "README.md").write_text(self.corpus.card(report))
         shutil.rmtree(self.checkpoint, ignore_errors=True)
 
     def _fingerprint(self) -> dict[str, Any]:
         """What must agree for a resume."""
-        free = {"max_minutes", "threads", "logging_steps", "save_steps", "recall_people", "general_text"}
+        free = {
+            "max_minutes",
+            "threads",
+            "logging_steps",
+            "save_steps",
+            "recall_people",
+            "general_text",
+            "test_problems",
+        }
         return json.loads(json.dumps({k: v for k, v in asdict(self.config).items() if k not in free}))
 
     def save_checkpoint(self) -> None:
         """Everything that a resume needs."""
-        state = {"step": self.step, "told": self.told, "position": self.lab.position}
+        state = {"step": self.step, **self.corpus.state()}
         clocks = {"wall": self.wall(), "cpu": self.cpu()}
         write_checkpoint(
             self.checkpoint,
             self.model,
             self.optimizer,
             {**state, **clocks, "config": self._fingerprint()},
-            save_also=self.tokenizer.save_pretrained,
+            save_also=self.corpus.tokenizer.save_pretrained,
         )
 
     def resume(self) -> None:
@@ -272,8 +214,8 @@ class _Run:
         state = read_checkpoint(self.checkpoint, self.model, self.optimizer, self._fingerprint())
         if state is None:
             return
-        self.step, self.told = state["step"], state["told"]
-        self.enter(self.config.stage_at(self.step - 1), state["position"])
+        self.step = state["step"]
+        self.corpus.resume(self.step, state)
         self.wall_before, self.cpu_before = state["wall"], state["cpu"]
         logger.info("resumed at step %d", self.step)
 

@@ -1,38 +1,31 @@
-"""Settings of pretraining, read from a recipe."""
+"""Settings of pretraining, read from a recipe: those of the loop, and those of each half of the lab."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from infosteer.errors import ConfigError
 from infosteer.lab.facts import PEOPLE, WORLD_SEED
+from infosteer.lab.reasoning import Settings
 from infosteer.lab.tokenizer import VOCABULARY
-
-_STAGE = ("steps", "people", "lab_share", "batch_size", "learning_rate")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
     """Settings of ``train`` and ``data`` in a recipe of stage ``pretrain``; lengths in tokens, times in minutes.
 
-    Each stage tells of the last ``people`` of the world in rows packed from ``lab_share`` biographies; the rest of the
-    rows is general English. A stage about few people, told of often, is meant to let recall begin early.
-
     Every ``long_every``-th step trains on rows of ``long_length`` tokens (as many tokens in all), so that the model has
     seen all positions of its context. The learning rate rises over ``warmup_steps``, stays, and falls linearly to 0
     over the last ``decay_steps`` steps.
     """
 
+    STAGE: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "learning_rate")
+
     seed: int = 1
-    stages: tuple[Mapping[str, Any], ...] = (
-        {"steps": 500, "people": PEOPLE, "lab_share": 0.55, "batch_size": 16, "learning_rate": 3e-3},
-        {"steps": 120, "people": 100, "lab_share": 0.9, "batch_size": 8, "learning_rate": 3e-3},
-        {"steps": 330, "people": PEOPLE, "lab_share": 0.55, "batch_size": 8, "learning_rate": 3e-3},
-        {"steps": 1900, "people": PEOPLE, "lab_share": 0.7, "batch_size": 8, "learning_rate": 2e-3},
-    )
+    stages: tuple[Mapping[str, Any], ...] = ()
     sequence_length: int = 256
     long_every: int = 12
     long_length: int = 1024
@@ -45,6 +38,73 @@ class PretrainConfig:
     max_minutes: float | None = None
     logging_steps: int = 50
     save_steps: int = 250
+    architecture: Mapping[str, int] = field(default_factory=dict)
+    lab: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("decay_steps", "sequence_length", "long_every", "long_length"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} must be at least 1.", got=getattr(self, name))
+        if not self.stages:
+            raise ConfigError("Pretraining needs at least one stage.", where="train.stages")
+        for number, stage in enumerate(self.stages):
+            where = f"train.stages[{number}]"
+            if set(stage) != set(self.STAGE):
+                raise ConfigError(
+                    f"A stage has exactly {len(self.STAGE)} settings.",
+                    where=where,
+                    got=", ".join(stage),
+                    expected=", ".join(self.STAGE),
+                )
+            if min(stage["steps"], stage["batch_size"]) < 1:
+                raise ConfigError("A stage's steps and batch_size are at least 1.", where=where, got=dict(stage))
+            if not 0 < stage["learning_rate"] < float("inf"):
+                raise ConfigError("The learning rate must be positive.", where=where, got=stage["learning_rate"])
+            self.check_stage(stage, where)
+
+    def check_stage(self, stage: Mapping[str, Any], where: str) -> None:
+        """What a half of the lab asks of a stage. Raises: ConfigError."""
+
+    @property
+    def steps(self) -> int:
+        """Steps of all stages together."""
+        return sum(stage["steps"] for stage in self.stages)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all stages together."""
+        return sum(stage["steps"] * stage["batch_size"] * self.sequence_length for stage in self.stages)
+
+    def stage_at(self, step: int) -> int:
+        """Index of the stage that a step belongs to."""
+        for index, stage in enumerate(self.stages):
+            step -= stage["steps"]
+            if step < 0:
+                return index
+        return len(self.stages) - 1
+
+    def rows_at(self, step: int) -> tuple[int, int]:
+        """Rows of a step, and their length in tokens."""
+        length = self.long_length if (step + 1) % self.long_every == 0 else self.sequence_length
+        return max(2, self.stages[self.stage_at(step)]["batch_size"] * self.sequence_length // length), length
+
+
+@dataclass(frozen=True, kw_only=True)
+class FactsConfig(PretrainConfig):
+    """Biographies and general English.
+
+    Each stage tells of the last ``people`` of the world in rows packed from ``lab_share`` biographies; the rest of the
+    rows is general English. A stage about few people, told of often, is meant to let recall begin early.
+    """
+
+    STAGE: ClassVar[tuple[str, ...]] = ("steps", "people", "lab_share", "batch_size", "learning_rate")
+
+    stages: tuple[Mapping[str, Any], ...] = (
+        {"steps": 500, "people": PEOPLE, "lab_share": 0.55, "batch_size": 16, "learning_rate": 3e-3},
+        {"steps": 120, "people": 100, "lab_share": 0.9, "batch_size": 8, "learning_rate": 3e-3},
+        {"steps": 330, "people": PEOPLE, "lab_share": 0.55, "batch_size": 8, "learning_rate": 3e-3},
+        {"steps": 1900, "people": PEOPLE, "lab_share": 0.7, "batch_size": 8, "learning_rate": 2e-3},
+    )
     people: int = PEOPLE
     world_seed: int = WORLD_SEED
     vocabulary: int = VOCABULARY
@@ -65,56 +125,95 @@ class PretrainConfig:
     general_megabytes_per_file: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("decay_steps", "sequence_length", "long_every", "long_length", "people", "vocabulary"):
+        for name in ("people", "vocabulary"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1.", got=getattr(self, name))
-        if not self.stages:
-            raise ConfigError("Pretraining needs at least one stage.", where="train.stages")
-        for number, stage in enumerate(self.stages):
-            where = f"train.stages[{number}]"
-            if set(stage) != set(_STAGE):
-                raise ConfigError(
-                    f"A stage has exactly {len(_STAGE)} settings.",
-                    where=where,
-                    got=", ".join(stage),
-                    expected=", ".join(_STAGE),
-                )
-            if min(stage["steps"], stage["people"], stage["batch_size"]) < 1 or stage["people"] > self.people:
-                raise ConfigError(
-                    "A stage's steps, people and batch_size are at least 1, and people at most the world's.",
-                    where=where,
-                    got=dict(stage),
-                )
-            if not 0 < stage["learning_rate"] < float("inf"):
-                raise ConfigError("The learning rate must be positive.", where=where, got=stage["learning_rate"])
-            if not 0 <= stage["lab_share"] <= 1:
-                raise ConfigError("lab_share is a share.", where=where, got=stage["lab_share"], expected="0 to 1")
-        if self.lab != "facts":
-            raise ConfigError("Unknown world.", where="data.lab", got=self.lab, expected="facts")
+        super().__post_init__()
 
-    @property
-    def steps(self) -> int:
-        """Steps of all stages together."""
-        return sum(stage["steps"] for stage in self.stages)
+    def check_stage(self, stage: Mapping[str, Any], where: str) -> None:
+        if not 1 <= stage["people"] <= self.people:
+            raise ConfigError(
+                "A stage's people are at least 1, and at most the world's.", where=where, got=stage["people"]
+            )
+        if not 0 <= stage["lab_share"] <= 1:
+            raise ConfigError("lab_share is a share.", where=where, got=stage["lab_share"], expected="0 to 1")
 
-    @property
-    def tokens(self) -> int:
-        """Tokens of all stages together."""
-        return sum(stage["steps"] * stage["batch_size"] * self.sequence_length for stage in self.stages)
 
-    def stage_at(self, step: int) -> int:
-        """Index of the stage that a step belongs to."""
-        for index, stage in enumerate(self.stages):
-            step -= stage["steps"]
-            if step < 0:
-                return index
-        return len(self.stages) - 1
+@dataclass(frozen=True, kw_only=True)
+class ReasoningConfig(PretrainConfig):
+    """Word problems with their solutions.
+
+    Each stage draws problems of ``operations`` [fewest, most] in the ``contexts``. A share ``rare_share`` of problems
+    is of the ``rare_context`` instead, with one operation only, so that its words are known but not yet worked with; a
+    share ``reverse`` of the others asks for an unknown.
+    """
+
+    STAGE: ClassVar[tuple[str, ...]] = ("steps", "operations", "batch_size", "learning_rate")
+
+    stages: tuple[Mapping[str, Any], ...] = (
+        {"steps": 1000, "operations": [1, 2], "batch_size": 16, "learning_rate": 3e-3},
+        {"steps": 10000, "operations": [1, 4], "batch_size": 16, "learning_rate": 3e-3},
+    )
+    sequence_length: int = 320
+    long_every: int = 8
+    long_length: int = 512
+    decay_steps: int = 6000
+    contexts: str = "AB"
+    rare_context: str = "C"
+    rare_share: float = 0.03
+    reverse: float = 0.1
+    distractors: int = 2
+    test_problems: int = 100
+    architecture: Mapping[str, int] = field(
+        default_factory=lambda: {
+            "hidden_size": 160,
+            "intermediate_size": 448,
+            "num_hidden_layers": 6,
+            "num_attention_heads": 5,
+            "num_key_value_heads": 5,
+        }
+    )
+    lab: str = "reasoning"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rare_share <= 1:
+            raise ConfigError("rare_share is a share.", where="data.rare_share", got=self.rare_share, expected="0 to 1")
+        super().__post_init__()
+        self.rare()
+
+    def check_stage(self, stage: Mapping[str, Any], where: str) -> None:
+        operations = stage["operations"]
+        if not isinstance(operations, list | tuple) or [type(count) for count in operations] != [int, int]:
+            raise ConfigError(
+                "A stage's operations are the fewest and the most.", where=where, got=operations, expected="e.g. [1, 4]"
+            )
+        self.common(stage)
+
+    def common(self, stage: Mapping[str, Any]) -> Settings:
+        """The problems of a stage, but for the rare ones."""
+        low, high = stage["operations"]
+        return Settings(
+            operations=(low, high), contexts=self.contexts, reverse=self.reverse, distractors=self.distractors
+        )
+
+    def rare(self) -> Settings:
+        """The problems of the rare context."""
+        return Settings(operations=(1, 1), contexts=self.rare_context, distractors=self.distractors)
+
+
+_LABS: Mapping[str, type[PretrainConfig]] = {"facts": FactsConfig, "reasoning": ReasoningConfig}
 
 
 def config_from_recipe(recipe: Mapping[str, Any]) -> PretrainConfig:
-    """Read ``train`` and ``data`` of a resolved recipe; raises ConfigError for an unknown key, naming the nearest."""
+    """Read ``train`` and ``data`` of a resolved recipe; ``data.lab`` says which half of the lab it is.
+
+    Raises: ConfigError for an unknown key, naming the nearest, or an impossible value.
+    """
+    lab = (recipe.get("data") or {}).get("lab", "facts")
+    if lab not in _LABS:
+        raise ConfigError("Unknown world.", where="data.lab", got=lab, expected=" or ".join(_LABS))
     settings: dict[str, Any] = {}
-    known = {f.name for f in fields(PretrainConfig)}
+    known = {f.name for f in fields(_LABS[lab])}
     for section in ("train", "data"):
         for key, value in (recipe.get(section) or {}).items():
             if section == "train" and key in ("stage", "output_dir"):
@@ -129,4 +228,4 @@ def config_from_recipe(recipe: Mapping[str, Any]) -> PretrainConfig:
                     fix=f"did you mean {near[0]}?" if near else None,
                 )
             settings[key] = tuple(value) if isinstance(value, list) else value
-    return PretrainConfig(**settings)
+    return _LABS[lab](**settings)
