@@ -1,0 +1,1 @@
+"""Methods that read key coefficients or hidden states and change nothing."""
