@@ -5,12 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from torch import Tensor, nn
-
 from infosteer.core.config import setting
 from infosteer.core.contract import SiteMethod
 from infosteer.core.surfaces import Handle, ParamMethod, ParamTarget
-from infosteer.methods.params.protect_memory.shares import Share, scale_update
+from infosteer.core.updates import ScaledUpdates, Share
 from infosteer.models import Site, parameters_of
 
 ROLES = ("values", "keys", "gates")
@@ -41,52 +39,7 @@ class ProtectMemory(SiteMethod, ParamMethod):
         return self.values == self.keys == self.gates == 1
 
     def apply(self, target: ParamTarget) -> Handle:
-        return Protection(shares_of(self.select(target.sites), self), fixed_strength=target.fixed_strength)
-
-
-class Protection(Handle):
-    """Frozen parameters and scaled updates, until undone."""
-
-    def __init__(self, shares: Sequence[Share], *, fixed_strength: float | None) -> None:
-        self.frozen: list[tuple[nn.Parameter, bool]] = []
-        self.scaled: list[Share] = []
-        self._hooks = []
-        self._before: list[Tensor] = []
-        self._stepped = False
-        self._frozen_trained = False
-        for share in shares:
-            stops = fixed_strength is not None and _factor(share, fixed_strength) == 0
-            if stops and share.dim is None:
-                self._frozen_trained = self._frozen_trained or share.parameter.requires_grad
-                self.frozen.append((share.parameter, share.parameter.requires_grad))
-                share.parameter.requires_grad_(False)
-                share.parameter.grad = None
-            elif share.factor != 1 and share.parameter.requires_grad:
-                self.scaled.append(share)
-                if stops:
-                    self._hooks.append(share.parameter.register_hook(share.mask_gradient))
-
-    def parameters(self) -> list[nn.Parameter]:
-        return [share.parameter for share in self.scaled]
-
-    def before_step(self, strength: float) -> None:
-        self._stepped = True
-        self._before = [share.block(share.parameter.detach()).clone() for share in self.scaled] if strength else []
-
-    def after_step(self, strength: float) -> None:
-        for share, before in zip(self.scaled, self._before, strict=False):
-            scale_update(share.block(share.parameter.data), before, _factor(share, strength))
-        self._before = []
-
-    def undo(self) -> None:
-        for parameter, trained in self.frozen:
-            parameter.requires_grad_(trained)
-        for hook in self._hooks:
-            hook.remove()
-        self.frozen, self.scaled, self._hooks = [], [], []
-
-    def touched(self) -> bool:
-        return self._frozen_trained or bool(self.scaled)
+        return ScaledUpdates(shares_of(self.select(target.sites), self), fixed_strength=target.fixed_strength)
 
 
 def shares_of(sites: Sequence[Site], factors: ProtectMemory) -> list[Share]:
@@ -110,10 +63,6 @@ def shares_of(sites: Sequence[Site], factors: ProtectMemory) -> list[Share]:
                         )
                         continue
                     known = shared.get(id(parameter))
-                    if known is None or factor > known.factor:
+                    if known is None or bool(factor > known.factor):
                         shared[id(parameter)] = Share(name=name, parameter=parameter, factor=factor)
     return [*shares, *shared.values()]
-
-
-def _factor(share: Share, strength: float) -> float:
-    return max(0.0, 1 + strength * (share.factor - 1))
