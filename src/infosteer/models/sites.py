@@ -77,11 +77,11 @@ def parameters_of(role: Role) -> Iterator[tuple[str, nn.Parameter, int | None, s
     transposed = is_conv1d(base_linear(role.module))
     for name, parameter in role.module.named_parameters():
         path = f"{role.path}.{name}"
-        dim = None if role.rows is None else _output_dim(name, parameter, features, transposed)
+        dim = None if role.rows is None else output_dim(name, parameter, features, transposed)
         yield path, parameter, dim, None if dim is None else role.rows
 
 
-def _output_dim(name: str, parameter: nn.Parameter, features: int, transposed: bool) -> int | None:
+def output_dim(name: str, parameter: nn.Parameter, features: int, transposed: bool) -> int | None:
     parts = name.split(".")
     if "lora_A" in parts:
         return None  # (rank, in): an axis may equal the output width by chance
