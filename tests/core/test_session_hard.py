@@ -229,7 +229,7 @@ def test_a_warm_up_of_an_intervention_is_judged_when_it_begins() -> None:
         for _ in range(4):
             forward(model).backward()
             optimizer.step()
-        assert session._edits_changed is True
+        assert session.effects.edits_changed is True
 
 
 def test_pausing_covers_scaled_updates_and_the_first_step() -> None:

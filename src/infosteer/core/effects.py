@@ -6,8 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from infosteer.core.config import load_yaml
 from infosteer.core.contract import Method
+from infosteer.core.measure import FirstBatch
 from infosteer.core.registry import build_method, key_of
 from infosteer.core.surfaces import DataMethod, Handle, InterventionMethod, LossMethod, PenaltyMethod, ProbeMethod
 from infosteer.errors import AttachError, ConfigError, NoEffectError
@@ -65,27 +68,55 @@ def refuse_data_methods(methods: Sequence[Method]) -> None:
             )
 
 
-def check_effects(
-    methods: Mapping[int, Method],
-    *,
-    seen_training: bool,
-    edits_changed: bool | None,
-    coupled: Collection[int],
-    handles: Mapping[int, Handle],
-) -> None:
-    """Called after the first optimizer step in which these methods had strength > 0, with what was seen until then.
+class Effects:
+    """What a session has seen of each method's effect, until each one's first step with strength > 0 is over.
 
-    Args:
-        methods: by their index in the session.
-        seen_training: whether a training forward of the model was seen.
-        edits_changed: whether the edits of the first batch changed any coefficient; None when no edit was due.
-        coupled: indices of penalties and losses that were added to the task loss.
-        handles: what params methods left, by index of the method.
-
-    Raises:
-        NoEffectError: a method that changed nothing.
+    Attributes:
+        first_batch: measures the edits of the first batch; None once it has reported, or where nothing edits.
+        edits_changed: whether those edits changed any coefficient; None where none were due yet.
     """
-    for index, method in methods.items():
+
+    def __init__(self, methods: Sequence[Method]) -> None:
+        self._methods = methods
+        self._unproven = {index for index, method in enumerate(methods) if not method.off}
+        self._in_loss: set[int] = set()
+        edits = any(isinstance(methods[index], InterventionMethod) for index in self._unproven)
+        self.first_batch: FirstBatch | None = FirstBatch() if edits else None
+        self.edits_changed: bool | None = None
+
+    @property
+    def proven(self) -> bool:
+        """Whether nothing is left to be seen."""
+        return not self._unproven
+
+    def add_to_loss(self, indices: Collection[int], change: Tensor | None = None) -> None:
+        """These penalties, or losses whose sum of changes is ``change``, have been added to a task loss."""
+        if change is None or not self._unproven & set(indices) or bool(change.detach() != 0):
+            self._in_loss |= set(indices)
+
+    def close_first_batch(self) -> None:
+        """The first batch with edits has been seen whole."""
+        if self.first_batch is not None:
+            self.first_batch.report()
+            self.edits_changed, self.first_batch = self.first_batch.changed, None
+
+    def check(self, strengths: Sequence[float], seen_training: bool, handles: Mapping[int, Handle]) -> None:
+        """Called after every optimizer step.
+
+        Args:
+            strengths: of all methods in that step.
+            seen_training: whether a training forward of the model was seen.
+            handles: what params methods left, by index of the method.
+
+        Raises:
+            NoEffectError: a method whose first step with strength > 0 this was, and which changed nothing.
+        """
+        due = {index for index in self._unproven if strengths[index] != 0}
+        self._unproven -= due
+        for index in sorted(due):
+            self._check(index, self._methods[index], seen_training, handles)
+
+    def _check(self, index: int, method: Method, seen_training: bool, handles: Mapping[int, Handle]) -> None:
         where = key_of(type(method))
         reads_forward = isinstance(method, (InterventionMethod, PenaltyMethod, LossMethod, ProbeMethod))
         if reads_forward and not seen_training:
@@ -94,9 +125,9 @@ def check_effects(
                 where=where,
                 fix="call the model that was given to steer() in training mode, with gradients enabled",
             )
-        if isinstance(method, InterventionMethod) and edits_changed is False:
+        if isinstance(method, InterventionMethod) and self.edits_changed is False and method.scope != "evaluation":
             raise NoEffectError("the interventions changed no coefficient in the first training batch", where=where)
-        if isinstance(method, (PenaltyMethod, LossMethod)) and index not in coupled:
+        if isinstance(method, (PenaltyMethod, LossMethod)) and index not in self._in_loss:
             raise NoEffectError(
                 "the penalty was never added to a loss"
                 if isinstance(method, PenaltyMethod)

@@ -6,8 +6,9 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from infosteer.core.contract import Method
+from infosteer.core.ledger import Call
 from infosteer.core.surfaces import InterventionMethod, Observer, PenaltyMethod, ProbeMethod
-from infosteer.errors import AttachError
+from infosteer.errors import AttachError, SiteError
 from infosteer.models import Site
 from infosteer.models.walk import base_linear
 
@@ -56,3 +57,19 @@ def make_plans(methods: Sequence[Method], sites: Sequence[Site], observers: Mapp
                 plans[site.layer].observers.append((index, observers[index]))
     busy = [plan for plan in plans.values() if plan.edits or plan.penalties or plan.observers]
     return busy or list(plans.values())
+
+
+def refuse_silent(plans: Sequence[SitePlan], call: Call) -> None:
+    """Refuses a finished training call in which a site did not fire.
+
+    Raises:
+        SiteError: naming the sites.
+    """
+    silent = [plan.site.name for plan in plans if call.fired[plan.site.layer] == 0 and not call.compiled]
+    if silent:
+        raise SiteError(
+            "sites that fired when steering began are silent now",
+            where=", ".join(silent[:4]) + (" ..." if len(silent) > 4 else ""),
+            got=f"{len(silent)} of {len(plans)} sites did not fire in a training forward",
+            fix="attach after PEFT and kernel patches, before torch.compile; take fused MLP kernels off",
+        )

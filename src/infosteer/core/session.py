@@ -21,28 +21,27 @@ from infosteer.core.applied import Applied
 from infosteer.core.calls import Calls
 from infosteer.core.contract import Method
 from infosteer.core.coupling import check_loss, couple, divisor, loss_change_value, new_scales, penalty_value
-from infosteer.core.effects import check_effects
+from infosteer.core.effects import Effects
 from infosteer.core.firing import fire
 from infosteer.core.hooks import (
     HiddenHook,
     SiteHook,
     adapter_layers,
     adapters_off,
+    block_hooks,
     entry_hooks,
     refuse_rewrapped,
     refuse_unsteerable,
 )
 from infosteer.core.ledger import Call
-from infosteer.core.measure import FirstBatch
 from infosteer.core.metrics import summarise
-from infosteer.core.plans import SitePlan, make_plans
+from infosteer.core.plans import SitePlan, make_plans, refuse_silent
 from infosteer.core.registry import describe_method, key_of
 from infosteer.core.steps import watch_steps
 from infosteer.core.surfaces import InterventionMethod, LossMethod, ProbeMethod
 from infosteer.core.token_losses import loss_change
 from infosteer.core.usage import memory_usage
 from infosteer.core.watching import Probes
-from infosteer.errors import SiteError
 from infosteer.models import Site, final_norm, prove
 
 logger = logging.getLogger(__name__)
@@ -90,10 +89,7 @@ class Session:
         self.removed = False
         self._paused = False
         self._measured: list[Call] = []
-        self._first_batch: FirstBatch | None = FirstBatch() if self._active(InterventionMethod) else None
-        self._edits_changed: bool | None = None  # by the first batch's edits; None where none were due yet
-        self._coupled: set[int] = set()  # penalties that were added to a loss
-        self._unproven = {index for index, method in enumerate(self.methods) if not method.off}
+        self.effects = Effects(self.methods)
         self._clock: torch.optim.Optimizer | None = None  # the optimizer whose steps are counted
 
         self._adapters = adapter_layers(model)
@@ -106,6 +102,7 @@ class Session:
         self.applied = Applied()
         try:
             usage = functools.cache(lambda: memory_usage(model, self.sites, calibration))
+            self.probes.calibrate(model, self.sites, calibration)
             self.applied.apply(self.methods, model, self.sites, usage)
             # Always called last of the hooks on a module: LoRA wrappers and user hooks have had their turn.
             for plan in self.plans:
@@ -115,6 +112,7 @@ class Session:
                     self._handles.append(plan.site.module.register_forward_hook(hook.after))
             if self.losses or self.probes.read_hidden:
                 self._handles.append(final_norm(model).register_forward_hook(HiddenHook(self)))
+            self._handles += block_hooks(self, model)
             self._handles += entry_hooks(self, model, [site.name for site in self.sites])
             self.on_remove.append(watch_steps(self))
         except BaseException:
@@ -191,13 +189,12 @@ class Session:
         if not loss.requires_grad:
             return loss, []
         calls = self.calls.take(loss)
-        self._coupled |= {index for call in calls for index, *_ in call.scales}
+        self.effects.add_to_loss({index for call in calls for index, *_ in call.scales})
         for call in calls:
             active = {index: method for index, method in self.losses.items() if call.strengths[index] != 0}
             if active:
                 change = loss_change(self.model, call, active)
-                if not self._unproven & set(active) or bool(change.detach() != 0):
-                    self._coupled |= set(active)
+                self.effects.add_to_loss(active, change)
                 share = (change * factor / divisor(call, num_items, change.device)).to(loss)
                 loss = loss + (share - share.detach())
         couple(loss, calls, num_items=num_items, factor=factor, on_backward=lambda: self.calls.begin_backward(calls))
@@ -238,7 +235,7 @@ class Session:
         )
         wanted = self.measure_every > 0 and self.step % self.measure_every == 0
         wanted = wanted if self.measure_next is None else self.measure_next
-        judge = edits and self._first_batch is not None
+        judge = edits and self.effects.first_batch is not None
         call = Call(
             training=training,
             policy=self.model.training and not self._paused and not adapters_off(self._adapters),
@@ -260,21 +257,15 @@ class Session:
         """Ends a call; a training call in which a site stayed silent is an error. ``output`` is None if it failed."""
         if output is not None and call.hidden is not None and call.observed:
             self.probes.show_hidden(call)
+        if not (call.training and self.losses):
+            call.hidden = None  # nobody will ask for it, and its graph is large
         if output is None or not call.training:
             return
-        if self._unproven:
+        if not self.effects.proven:
             refuse_rewrapped(self.model, [plan.site for plan in self.plans])
-        silent = [plan.site.name for plan in self.plans if call.fired[plan.site.layer] == 0 and not call.compiled]
-        if silent:
-            raise SiteError(
-                "sites that fired when steering began are silent now",
-                where=", ".join(silent[:4]) + (" ..." if len(silent) > 4 else ""),
-                got=f"{len(silent)} of {len(self.plans)} sites did not fire in a training forward",
-                fix="attach after PEFT and kernel patches, before torch.compile; take fused MLP kernels off",
-            )
-        if call.judge and self._first_batch is not None:
-            self._first_batch.report()
-            self._edits_changed, self._first_batch = self._first_batch.changed, None
+        refuse_silent(self.plans, call)
+        if call.judge:
+            self.effects.close_first_batch()
         if call.measure:
             self._measured = [other for other in self._measured if other.step == call.step] + [call]
         self.calls.await_loss(call, output)
@@ -282,7 +273,7 @@ class Session:
     def at_site(self, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None]:
         """What a site's projection gets instead of k (..., M), and what is added behind it; see ``firing.fire``."""
         call = self.calls.of(k)
-        return (k, None) if call is None else fire(call, plan, k, self._first_batch)
+        return (k, None) if call is None else fire(call, plan, k, self.effects.first_batch)
 
     # -- private --------------------------------------------------------------------------------------------------
 
@@ -293,9 +284,6 @@ class Session:
 
     def _acts_outside_training(self) -> bool:
         return any(isinstance(m, (InterventionMethod, ProbeMethod)) and m.scope != "train" for m in self.methods)
-
-    def _active(self, kind: type[Method]) -> bool:
-        return any(isinstance(method, kind) and not method.off for method in self.methods)
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called before an optimizer that holds parameters of the model steps."""
@@ -316,16 +304,7 @@ class Session:
         Raises:
             NoEffectError: a method with strength > 0 that changed nothing.
         """
-        strengths = self._strengths()
-        due = {index for index in self._unproven if strengths[index] != 0}
-        self._unproven -= due
-        check_effects(
-            {index: self.methods[index] for index in due},
-            seen_training=self.calls.last is not None,
-            edits_changed=self._edits_changed,
-            coupled=self._coupled,
-            handles=self.applied.handles,
-        )
+        self.effects.check(self._strengths(), self.calls.last is not None, self.applied.handles)
 
     def _undo(self) -> None:
         self.applied.undo()
