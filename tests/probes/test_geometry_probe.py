@@ -64,6 +64,41 @@ def test_final_states_of_the_rows_that_carry_loss() -> None:
     assert found["rows"] == len(z)
 
 
+def test_states_of_layers() -> None:
+    rows, model = batch(), llama()
+    states = model(**rows, output_hidden_states=True).hidden_states  # the last of them is normed
+    raw: list[Tensor] = []
+    handle = model.model.layers[2].register_forward_hook(lambda module, args, output: raw.append(output))
+    model(**rows)
+    handle.remove()
+    with infosteer.steer(model, [RepresentationGeometry(states="both", layers=[0, 2])]) as session:
+        loss = model(**rows, use_cache=False).loss
+        loss.backward()
+        both = metrics_of(session)
+    for layer, hidden in ((0, states[1]), (2, raw[0])):
+        wanted = rank_of_covariance(loss_rows_of(hidden, rows["labels"]))
+        assert both[f"rankme_cov/layer_{layer}"] == pytest.approx(wanted, rel=1e-5)
+    assert "rankme_cov/layer_1" not in both
+    assert both["rankme_cov"] == pytest.approx(rank_of_covariance(loss_rows_of(states[3], rows["labels"])), rel=1e-5)
+    with infosteer.steer(model, [RepresentationGeometry(states="layers", layers=[1])]) as session:
+        model(**rows, use_cache=False).loss.backward()
+        assert {name.partition("/")[2] for name in metrics_of(session)} == {"layer_1"}
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_recomputes_are_not_counted_twice(reentrant: bool) -> None:
+    rows, model = batch(), llama()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+    probe = RepresentationGeometry(states="both")
+    with infosteer.steer(model, [probe]) as session:
+        loss = model(**rows, use_cache=False).loss
+        before = metrics_of(session)
+        loss.backward()
+        assert metrics_of(session) == before
+    assert not model.model.layers[0]._forward_hooks
+
+
 def test_micro_batches_of_a_step_add_up_and_the_next_step_starts_anew() -> None:
     rows, model = batch(), llama()
     found = []

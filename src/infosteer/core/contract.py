@@ -31,12 +31,15 @@ class Context:
         keys: (N,) int64, one for every row of k flattened to (N, M): equal for equal text up to that row, new in every
             optimizer step; random numbers are drawn from it (:mod:`infosteer.ops.counter`). None where the method
             does not set ``random``.
+        counted: (N,) bool, the rows that carry loss; None where the method does not ask for it
+            (``InterventionMethod.selects``) or the model was called without labels: then every row counts.
     """
 
     layer: int
     step: int
     strength: float
     keys: torch.Tensor | None = None
+    counted: torch.Tensor | None = None
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -54,7 +54,11 @@ def _edit(call: Call, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None]
             continue
         before = edited
         keys = call.row_keys(k) if method.random else None
-        context = Context(layer=plan.site.layer, step=call.step, strength=call.strengths[index], keys=keys)
+        weight = call.row_weight(k) if method.selects and call.from_labels else None
+        counted = None if weight is None else weight != 0
+        context = Context(
+            layer=plan.site.layer, step=call.step, strength=call.strengths[index], keys=keys, counted=counted
+        )
         edited = method.edit(edited, context)
         if method.shields and call.training:
             changed = edited != before
@@ -68,8 +72,12 @@ def _observe(call: Call, plan: SitePlan, k: Tensor) -> None:
     rows = k.detach().reshape(-1, k.shape[-1])
     with torch.no_grad():
         for index, observer in plan.observers:
-            if index in call.observed:
-                observer.see(plan.site.layer, rows, weight)
+            if index not in call.observed:
+                continue
+            if index not in call.begun:
+                call.begun.add(index)
+                observer.begin(call.ids if call.ids is not None and call.ids.numel() == rows.shape[0] else None)
+            observer.see(plan.site.layer, rows, weight)
 
 
 @torch.compiler.disable

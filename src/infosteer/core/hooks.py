@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from infosteer.core.plans import SitePlan
 from infosteer.errors import AttachError
-from infosteer.models import Site, memory_vectors
+from infosteer.models import Site, decoder_blocks, main_stream, memory_vectors, states_of
 
 if TYPE_CHECKING:
     from infosteer.core.session import Session
@@ -63,6 +63,23 @@ class HiddenHook:
         return HiddenHook, (None,)
 
 
+class BlockHook:
+    """Post-hook of a decoder layer: shows its output to the probes that read layers."""
+
+    def __init__(self, session: Session | None, layer: int) -> None:
+        self.session, self.layer = session, layer
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.session is not None and (call := self.session.calls.current) is not None and call.observed:
+            self.session.probes.show_layer(call, self.layer, main_stream(self.session.model, states_of(output)))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> BlockHook:
+        return BlockHook(None, self.layer)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return BlockHook, (None, self.layer)
+
+
 class EntryHook:
     """Pre- and post-hook of a module that encloses every site. The outermost one that runs opens and closes the call;
     the inner ones only tell it about their inputs."""
@@ -107,6 +124,13 @@ def entry_hooks(session: Session, model: nn.Module, site_names: Sequence[str]) -
         handles.append(module.register_forward_pre_hook(hook.before, prepend=True, with_kwargs=True))
         handles.append(module.register_forward_hook(hook.after, always_call=True))
     return handles
+
+
+def block_hooks(session: Session, model: nn.Module) -> list[Any]:
+    """Puts a hook on every decoder layer whose output some probe of the session reads."""
+    layers = session.probes.read_layers
+    blocks = decoder_blocks(model) if layers else []
+    return [blocks[layer][1].register_forward_hook(BlockHook(session, layer)) for layer in sorted(layers)]
 
 
 def refuse_unsteerable(model: nn.Module) -> None:

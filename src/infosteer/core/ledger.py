@@ -39,6 +39,7 @@ class Call:
         judge: this is the first call with edits: how much they change is reported.
         values: sites sum up the penalties' values.
         observed: indices of the probes that look at this call.
+        begun: indices of those that know already that it begins.
         draws: a method in it draws random numbers.
         ids, mask, positions: the inputs of those names, (B, T), where the model got them.
         keys: (N,) int64, see ``Context.keys``.
@@ -58,6 +59,7 @@ class Call:
     values: bool
     evaluation: bool = False
     observed: frozenset[int] = frozenset()
+    begun: set[int] = dataclasses.field(default_factory=set)
     draws: bool = False
     ids: Tensor | None = None
     mask: Tensor | None = None

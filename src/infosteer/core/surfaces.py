@@ -50,6 +50,11 @@ class InterventionMethod(SiteMethod):
         """Whether memory vectors whose coefficient was edited get no gradient from that row."""
         return False
 
+    @property
+    def selects(self) -> bool:
+        """Whether its context must say which rows carry loss."""
+        return False
+
 
 @dataclasses.dataclass(kw_only=True)
 class PenaltyMethod(SiteMethod):
@@ -180,12 +185,22 @@ class DataMethod(Method):
 class Observer(abc.ABC):
     """What a probe leaves in a session: it is shown tensors without gradient and answers with numbers."""
 
+    def begin(self, ids: Tensor | None) -> None:  # noqa: B027 - few probes need it
+        """A forward begins to be shown: its tokens (B, T), rows of k being in their order; None where the model was
+        called without them, or where its layers see other positions (prompt tuning)."""
+
     @abc.abstractmethod
     def see(self, layer: int, k: Tensor, weight: Tensor | None) -> None:
         """Key coefficients k (N, M) of a layer as the down projection gets them; weight (N,) by row, None for all 1."""
 
     def see_hidden(self, hidden: Tensor, weight: Tensor | None) -> None:  # noqa: B027 - few probes need it
         """Hidden states (N, D) after the final norm; only called where ``ProbeMethod.reads_hidden``."""
+
+    def see_layer(self, layer: int, states: Tensor, weight: Tensor | None) -> None:  # noqa: B027 - as above
+        """Hidden states (N, D) as the decoder layer puts them out; only called where ``ProbeMethod.reads_layers``."""
+
+    def calibrated(self) -> None:  # noqa: B027 - few probes need it
+        """What was seen until now was the calibration text, read by the model before training."""
 
     @abc.abstractmethod
     def metrics(self) -> dict[str, float]:
@@ -201,8 +216,14 @@ class ProbeMethod(SiteMethod):
     """Surface ``probes``: reads only. In training its metrics are logged as ``infosteer/<name>/<metric>``."""
 
     reads_hidden: ClassVar[bool] = False
+    calibrates: ClassVar[bool] = False  # whether its observers are shown the calibration text when steering begins
     every: int = setting(10, "optimizer steps between two observed steps", low=1)
     scope: str = setting("train", "which forwards are observed, as for interventions", choices=SCOPES)
+
+    @property
+    def reads_layers(self) -> bool:
+        """Whether it is shown the hidden states that its layers put out."""
+        return False
 
     @abc.abstractmethod
     def observer(self, sites: Sequence[Site]) -> Observer:

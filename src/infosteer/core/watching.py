@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from infosteer.core.contract import Method
 from infosteer.core.ledger import Call
 from infosteer.core.metrics import PREFIX
 from infosteer.core.registry import key_of
 from infosteer.core.surfaces import Observer, ProbeMethod
+from infosteer.core.usage import show_text
 from infosteer.models import Site
 
 
@@ -23,12 +25,45 @@ class Probes:
         self.observers: dict[int, Observer] = {
             index: probe.observer(probe.select(sites)) for index, probe in self.methods.items()
         }
+        self._layers = {
+            index: frozenset(site.layer for site in probe.select(sites)) if probe.reads_layers else frozenset()
+            for index, probe in self.methods.items()
+        }
         self._last_step = dict.fromkeys(self.methods, -1)  # at which each one has looked
+
+    def calibrate(self, model: nn.Module, sites: Sequence[Site], batches: Iterable[Mapping[str, Any]] | None) -> None:
+        """Shows the calibration text, as the model reads it now, to the probes that begin with it.
+
+        Raises:
+            ConfigError: a probe that needs it, and none was given.
+        """
+        layers = {i: {site.layer for site in m.select(sites)} for i, m in self.methods.items() if m.calibrates}
+        if not layers:
+            return
+
+        def begin(ids: Tensor, kept: Tensor) -> None:
+            for index in layers:
+                self.observers[index].begin(ids)
+
+        def see(layer: int, k: Tensor, kept: Tensor) -> None:
+            for index in layers:
+                if layer in layers[index]:
+                    self.observers[index].see(layer, k, kept)
+
+        read = set().union(*layers.values())
+        show_text(model, [site for site in sites if site.layer in read], batches, begin, see)
+        for index in layers:
+            self.observers[index].calibrated()
 
     @property
     def read_hidden(self) -> bool:
         """Whether any probe wants the final hidden states."""
         return any(probe.reads_hidden for probe in self.methods.values())
+
+    @property
+    def read_layers(self) -> frozenset[int]:
+        """Layers whose output any probe wants."""
+        return frozenset().union(*self._layers.values())
 
     def looking(self, call: Call) -> frozenset[int]:
         """Probes that look at a call; one that begins another observed step of training forgets the last one."""
@@ -55,6 +90,16 @@ class Probes:
             for index in call.observed:
                 if self.methods[index].reads_hidden:
                     self.observers[index].see_hidden(rows, weight)
+
+    @torch.compiler.disable
+    def show_layer(self, call: Call, layer: int, states: Tensor) -> None:
+        """Shows a layer's output (..., D) to the probes that want it."""
+        rows = states.detach().reshape(-1, states.shape[-1])
+        weight = call.row_weight(rows) if call.lines_up(rows) else None
+        with torch.no_grad():
+            for index in call.observed:
+                if layer in self._layers[index]:
+                    self.observers[index].see_layer(layer, rows, weight)
 
     def reset(self) -> None:
         """Lets every probe forget what it has seen."""
