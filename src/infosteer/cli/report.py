@@ -1,0 +1,38 @@
+"""``infosteer report``: a run as one HTML page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="The run's folder, as `infosteer run` wrote it.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The page's file [default: report.html in the run's folder].")
+    ] = None,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", help="A folder for every chart as PNG and SVG (needs the extra plots).")
+    ] = None,
+) -> None:
+    """Write a run as one self-contained HTML page and print its path."""
+    from infosteer.inspection.report import write_report
+
+    path = write_report(run, output, figures=figures)
+    typer.echo(str(path))
+    if figures is not None:
+        typer.echo(str(figures))
+
+
+def report_after(run: Path) -> None:
+    """Write the report of a run that just ended and say where it lies; a failure is a warning, the run is done."""
+    from infosteer.inspection.report import write_report
+
+    try:
+        path = write_report(run)
+    except Exception as error:  # whatever it is, it must not make a finished run look failed
+        typer.echo(f"The report was not written: {error}", err=True)
+    else:
+        typer.echo(f"report: {path}", err=True)

@@ -1,0 +1,170 @@
+"""The drawing of charts by matplotlib, once as SVG inside the page, wide and narrow, and as files for papers.
+
+A chart is a name, words, and a function that draws it at a given width; everything is read from the same function, so
+the page and the paper show the same figure. Without matplotlib the page says how to get the charts.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from infosteer.errors import RunError
+from infosteer.inspection.report.markup import Markup, el
+from infosteer.inspection.report.palette import INK, LINE, MUTED, Look
+from infosteer.inspection.report.svg import inline_svg
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDE, NARROW = 7.4, 3.5  # inches; at the page's scale about 720 and 345 CSS pixels
+DPI = 300  # of PNG files
+INSTALL = "pip install 'infosteer[plots]'"
+_STYLE: dict[str, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlecolor": INK.light,
+    "axes.labelcolor": MUTED.light,
+    "axes.labelsize": 8,
+    "axes.edgecolor": LINE.light,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.facecolor": "none",
+    "axes.grid.axis": "y",
+    "axes.formatter.useoffset": False,
+    "axes.unicode_minus": True,
+    "grid.color": LINE.light,
+    "grid.linewidth": 0.6,
+    "xtick.color": LINE.light,
+    "xtick.labelcolor": MUTED.light,
+    "xtick.labelsize": 7.5,
+    "ytick.color": LINE.light,
+    "ytick.labelcolor": MUTED.light,
+    "ytick.labelsize": 7.5,
+    "figure.facecolor": "none",
+    "savefig.facecolor": "none",
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "legend.labelcolor": INK.light,
+    "text.color": INK.light,
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "svg.hashsalt": "infosteer",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Chart:
+    """One figure. ``draw`` gets the width in inches and whether that is the narrow one."""
+
+    name: str  # of the files
+    label: str  # what it shows, in words
+    draw: Callable[[float], Figure]
+
+
+def available() -> bool:
+    """Whether matplotlib is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def show(chart: Chart, caption: object) -> Markup:
+    """The chart as a figure of the page with its caption, or one line that says what to install."""
+    if not available():
+        return el("p", f"Not drawn: {chart.label}. Charts need matplotlib: ", el("code", INSTALL), class_="absent")
+    drawings = []
+    for variant, width in (("wide", WIDE), ("narrow", NARROW)):
+        with _style("none"):
+            source = _save(chart.draw(width), "svg").decode()
+        prefix = f"{chart.name}-{variant}-"
+        drawings.append(inline_svg(source, prefix=prefix, label=chart.label, variant=variant))
+    return el("figure", drawings, el("figcaption", caption), id=f"figure-{chart.name}")
+
+
+def save(charts: list[Chart], folder: Path) -> list[Path]:
+    """Write every chart as PNG and SVG, letters as outlines, on white.
+
+    Raises: RunError without matplotlib, or when the folder cannot be written.
+    """
+    if not available():
+        raise RunError("Figures need matplotlib.", fix=INSTALL)
+    written = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for chart in charts:
+            for kind in ("png", "svg"):
+                with _style("path"):
+                    content = _save(chart.draw(WIDE), kind, facecolor="white")
+                written.append(folder / f"{chart.name}.{kind}")
+                written[-1].write_bytes(content)
+    except OSError as error:
+        raise RunError("The figures cannot be written.", where=folder, got=error) from None
+    return written
+
+
+@contextmanager
+def _style(fonttype: str) -> Iterator[None]:
+    import matplotlib
+
+    style: dict[Any, Any] = {**_STYLE, "svg.fonttype": fonttype}
+    with matplotlib.rc_context(rc=style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*[Gg]lyph.*")  # names in other scripts: browsers have the letters
+        yield
+
+
+def _save(figure: Figure, kind: str, **settings: Any) -> bytes:
+    stream = io.BytesIO()
+    if kind == "svg":
+        settings["metadata"] = {"Date": None, "Creator": "InfoSteer"}
+    figure.savefig(stream, format=kind, dpi=DPI, **settings)
+    return stream.getvalue()
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure whose axes make room for each other."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def legend(figure: Figure, looks: dict[str, Look], *, width: float) -> None:
+    """One legend above all panels."""
+    from matplotlib.lines import Line2D
+
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=look.hue.light,
+            linewidth=1.6,
+            linestyle=line_style(look),
+            marker=look.mark,
+            markersize=4,
+            label=name,
+        )
+        for name, look in looks.items()
+    ]
+    longest = max((len(name) for name in looks), default=1)
+    columns = max(1, min(len(handles), int(width * 11.5 / (longest + 7))))
+    figure.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=2.2, columnspacing=1.4)
+
+
+def line_style(look: Look) -> Any:
+    """The look's dashes as the library wants them."""
+    return (0, look.dash) if look.dash else "-"
+
+
+def recede(axes: Axes) -> None:
+    """Grid behind, ticks without strokes."""
+    axes.grid(True)
+    axes.set_axisbelow(True)
+    axes.tick_params(length=0)

@@ -1,0 +1,204 @@
+"""A run's folder as plain data: results, log lines, outcomes, settings, and what inspection left there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from infosteer.core.config import is_finite, load_yaml
+from infosteer.errors import ConfigError, RunError
+from infosteer.inspection.data import Geometry, Memories, Regions, Tokens, read
+
+BASE = "base"
+RESULTS_SCHEMA = 1
+_TABLES: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "arms": {"arm": str, "seed": int, "metrics": dict},
+    "summary": {"arm": str, "metric": str, "mean": (int, float), "low": (int, float), "high": (int, float), "n": int},
+    "comparisons": {
+        "arm": str,
+        "baseline": str,
+        "metric": str,
+        "difference": (int, float),
+        "low": (int, float),
+        "high": (int, float),
+        "p_value": (int, float),
+    },
+}
+
+
+@dataclass(kw_only=True, slots=True)
+class Run:
+    """Everything that the report shows."""
+
+    path: Path
+    recipe: Mapping[str, Any] | None = None  # the resolved recipe; None: the folder has none
+    recipe_text: str = ""
+    results: Mapping[str, Any] | None = None  # None: nothing was evaluated yet, or the run is a pretraining
+    log: list[Mapping[str, Any]] = field(default_factory=list)  # lines of metrics.jsonl
+    skipped_lines: int = 0  # of metrics.jsonl: torn, or no object
+    outcomes: list[Mapping[str, Any]] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)  # outcome files that no one can read
+    tokens: Tokens | None = None
+    regions: Regions | None = None
+    memories: Memories | None = None
+    geometry: Geometry | None = None
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, or the folder's."""
+        return str((self.recipe or {}).get("name") or self.path.resolve().name)
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of the arms, in the order of the recipe, then others that results or the log name; without the base."""
+        named = list((self.recipe or {}).get("arms") or {})
+        rows = [*(self.results or {}).get("arms", []), *(self.results or {}).get("summary", []), *self.log]
+        found = dict.fromkeys([*named, *(row["arm"] for row in rows if isinstance(row.get("arm"), str))])
+        return [arm for arm in found if arm != BASE]
+
+    @property
+    def baseline(self) -> str | None:
+        """What the others are compared with: as the results say, else the first arm without methods."""
+        comparisons = (self.results or {}).get("comparisons", [])
+        if comparisons:
+            return str(comparisons[0]["baseline"])
+        arms = (self.recipe or {}).get("arms") or {}
+        return next((arm for arm, settings in arms.items() if not _methods(settings)), None)
+
+
+def gather(path: Path) -> Run:
+    """Read a run's folder.
+
+    A torn line of metrics.jsonl and an outcome that cannot be read are counted and named in the report: a kill may
+    leave the first, and the results say what the second said.
+
+    Raises: RunError for a folder that is no run, and for results or inspection files that are damaged.
+    """
+    if not path.is_dir():
+        raise RunError("There is no such run.", where=path, expected="a folder that `infosteer run` wrote")
+    run = Run(path=path)
+    recipe = path / "recipe.yaml"
+    if recipe.is_file():
+        run.recipe = _read_recipe(recipe)
+        run.recipe_text = recipe.read_text(encoding="utf-8")
+    results = path / "results.json"
+    if results.is_file():
+        run.results = _read_results(results)
+    if run.recipe is None and run.results is None:
+        raise RunError(
+            "This is not a run's folder.", where=path, expected="recipe.yaml or results.json, as `infosteer run` writes"
+        )
+    metrics = path / "metrics.jsonl"
+    if metrics.is_file():
+        for line in _lines(metrics):
+            if line is None:
+                run.skipped_lines += 1
+            else:
+                run.log.append(line)
+    for file in sorted((path / "outcomes").glob("*/seed-*.json")):
+        outcome = _read_outcome(file)
+        if outcome is None:
+            run.unreadable.append(str(file.relative_to(path)))
+        else:
+            run.outcomes.append(outcome)
+    run.tokens, run.regions = read(path, Tokens), read(path, Regions)
+    run.memories, run.geometry = read(path, Memories), read(path, Geometry)
+    return run
+
+
+def _methods(settings: Any) -> Any:
+    return settings.get("methods") if isinstance(settings, dict) else settings  # an arm may set more than methods
+
+
+def number(value: object) -> float | None:
+    """A finite number, or None for anything else (log lines write ``nan`` as text)."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not is_finite(value):
+        return None
+    return float(value)
+
+
+def _read_recipe(path: Path) -> Mapping[str, Any]:
+    try:
+        recipe = load_yaml(path)
+    except ConfigError as error:
+        raise RunError("The run's recipe cannot be read.", where=error.where, got=error.got) from None
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("arms") or {}, dict):
+        raise RunError("This is not a recipe.", where=path)
+    return recipe
+
+
+def _read_results(path: Path) -> Mapping[str, Any]:
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise RunError("The results cannot be read.", where=path, got=error) from None
+    if not isinstance(results, dict) or results.get("schema") != RESULTS_SCHEMA:
+        raise RunError("This is not a results file of this version.", where=path, expected=f"schema {RESULTS_SCHEMA}")
+    for name, columns in _TABLES.items():
+        rows = results.setdefault(name, [])
+        if not isinstance(rows, list):
+            raise _damaged(path, name, rows, "a list")
+        for i, row in enumerate(rows):
+            _check_row(path, f"{name}[{i}]", row, columns)
+    for name in ("failures", "notes"):
+        if not isinstance(results.setdefault(name, []), list):
+            raise _damaged(path, name, results[name], "a list")
+    return results
+
+
+def _check_row(path: Path, place: str, row: object, columns: Mapping[str, type | tuple[type, ...]]) -> None:
+    if not isinstance(row, dict):
+        raise _damaged(path, place, row, "an object")
+    for key, kind in columns.items():
+        value = row.get(key)
+        fits = isinstance(value, kind) and not isinstance(value, bool)
+        if not fits or (isinstance(value, int | float) and not is_finite(value)):
+            wanted = "text" if kind is str else "an object" if kind is dict else "a finite number"
+            raise _damaged(path, f"{place}.{key}", value, wanted)
+
+
+def _damaged(path: Path, key: str, got: object, expected: str) -> RunError:
+    return RunError(
+        "The results cannot be read.",
+        where=f"{path}: {key}",
+        got=repr(got)[:80],
+        expected=expected,
+        fix="run the same command again: the file is made anew from outcomes/",
+    )
+
+
+def _lines(path: Path) -> Iterator[Mapping[str, Any] | None]:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for raw in file:
+            try:
+                line = json.loads(raw)
+            except (ValueError, RecursionError):
+                line = None
+            yield line if isinstance(line, dict) else None
+
+
+def _read_outcome(path: Path) -> Mapping[str, Any] | None:
+    try:
+        outcome = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(outcome, dict) or not isinstance(outcome.get("arm"), str):
+        return None
+    kept = {key: outcome.get(key) for key in ("arm", "seed", "status", "error")}  # examples may be megabytes
+    kept |= {key: outcome.get(key) if isinstance(outcome.get(key), dict) else {} for key in ("train", "sets")}
+    return kept
+
+
+def curves(log: Sequence[Mapping[str, Any]], metric: str) -> dict[str, dict[int, list[tuple[float, float]]]]:
+    """arm -> seed -> (step, value) of one metric of the training's log lines, in their order, gaps left out."""
+    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for line in log:
+        if line.get("event") != "train":
+            continue
+        step, value, arm, seed = number(line.get("step")), number(line.get(metric)), line.get("arm"), line.get("seed")
+        if step is not None and value is not None and isinstance(arm, str) and type(seed) is int:
+            found.setdefault(arm, {}).setdefault(seed, []).append((step, value))
+    return found

@@ -1,0 +1,72 @@
+"""What the measures of results are called, their units, and which way is better."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+SHARES = ("exact_match", "utilisation", "option_accuracy", "option_accuracy_norm")  # from 0 to 1, shown in percent
+ORDER = (*SHARES, "answer_nll", "nll", "bits_per_byte")
+_LABELS = {
+    "exact_match": "right answers",
+    "utilisation": "stored facts that are answered",
+    "option_accuracy": "right options",
+    "option_accuracy_norm": "right options, by likelihood per character",
+    "answer_nll": "loss on the answer",
+    "nll": "loss on text",
+    "bits_per_byte": "loss on text",
+}
+_UNITS = {"answer_nll": "nats a token", "nll": "nats a token", "bits_per_byte": "bits a byte"}
+_LOWER = ("nll", "bits_per_byte", "loss", "perplexity")
+
+
+def split(metric: str) -> tuple[str, str]:
+    """``set/measure`` as (set, measure)."""
+    name, _, measure = metric.rpartition("/")
+    return name, measure
+
+
+def ordered(measures: Iterable[str]) -> list[str]:
+    """Known measures first, in the order in which they are shown, each once."""
+    found = dict.fromkeys(measures)
+    return [*(m for m in ORDER if m in found), *(m for m in found if m not in ORDER)]
+
+
+def label(measure: str) -> str:
+    """The measure in words."""
+    return _LABELS.get(measure, measure.replace("_", " "))
+
+
+def unit(measure: str) -> str:
+    """``%``, ``nats a token`` or nothing."""
+    return "%" if measure in SHARES else _UNITS.get(measure, "")
+
+
+def step_unit(measure: str) -> str:
+    """The unit of a difference: percent become points."""
+    return "points" if measure in SHARES else unit(measure)
+
+
+def better(measure: str) -> int | None:
+    """1 where more is better, -1 where less is, None where the name does not say."""
+    if measure in SHARES or "accuracy" in measure:
+        return 1
+    return -1 if measure.endswith(_LOWER) else None
+
+
+def scale(measure: str) -> float:
+    """The factor to the unit shown."""
+    return 100.0 if measure in SHARES else 1.0
+
+
+def show(value: float, measure: str, *, sign: bool = False) -> str:
+    """A value in the unit shown, with a true minus."""
+    digits = 1 if measure in SHARES else 3
+    text = f"{value * scale(measure):{'+' if sign else ''}.{digits}f}"
+    if float(text) == 0:
+        text = f"{0:.{digits}f}"
+    return text.replace("-", "\u2212")
+
+
+def show_p(value: float) -> str:
+    """A p-value with three digits, or that it is smaller."""
+    return "<0.001" if value < 0.001 else f"{value:.3f}"

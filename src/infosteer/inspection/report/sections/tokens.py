@@ -1,0 +1,113 @@
+"""Token heatmaps: the information flux of every token, base, plain and steered side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from infosteer.inspection.data import Text, TokenReading
+from infosteer.inspection.report.markup import clip, el, join, visible
+from infosteer.inspection.report.section import Context, Section, absent, model_name
+
+ID, TITLE = "tokens", "Information flux by token"
+BUDGET = 1_500_000  # characters of data; texts beyond it are left out and counted
+MOST_TOKENS = 400  # of a text
+_SHORT, _LONG = 48, 12_000  # characters of a token in the heatmap and beside it
+
+
+def make_tokens(context: Context) -> Section:
+    """The section, from inspection/tokens.json."""
+    tokens = context.run.tokens
+    if tokens is None or not any(text.readings for text in tokens.texts):
+        return absent(
+            ID, TITLE, "No texts were read by the models. ", el("code", "infosteer inspect"), " reads one for a single "
+            "model; a run keeps readings in ", el("code", "inspection/tokens.json"), ", see ",
+            el("code", "docs/report.md"), ".",
+        )  # fmt: skip
+    models = _models(context, tokens.texts)
+    texts: list[dict[str, Any]] = []
+    size, cut = 0, 0
+    for text in tokens.texts:
+        made = _text(text, models)
+        size += len(json.dumps(made))
+        if texts and size > BUDGET:
+            break
+        cut += any(len(reading.tokens) > MOST_TOKENS for reading in text.readings)
+        texts.append(made)
+    listed = [
+        {"label": model_name(*key), "hue": context.look(key[0]).hue.variable} for key in models
+    ]  # hue: a class of the style sheet
+    notes = []
+    if len(texts) < len(tokens.texts):
+        notes.append(
+            f"{len(tokens.texts) - len(texts)} of {len(tokens.texts)} texts are left out to keep the page small."
+        )
+    if cut:
+        notes.append(f"{cut} texts are cut after {MOST_TOKENS} tokens.")
+    body = join(
+        el(
+            "p",
+            "Each token's information flux is the entropy of its key coefficients, averaged over layers: how many "
+            "memories it draws on. Point at a token, or move with the arrow keys, to see its layers in every model.",
+        ),
+        el("p", tokens.note, class_="note") if tokens.note else None,
+        el(
+            "div",
+            el(
+                "label",
+                "Text ",
+                el("select", [_option(i, text["name"]) for i, text in enumerate(texts)], id="token-text"),
+            ),
+            el(
+                "fieldset",
+                el("legend", "Colour"),
+                _radio("flux", "flux", checked=True),
+                _radio("change", f"change from {listed[0]['label']}") if len(listed) > 1 else None,
+            ),
+            class_="controls",
+        ),
+        el("div", id="token-readings", class_="readings"),
+        el("div", id="token-detail", class_="detail", aria_live="polite"),
+        el("noscript", el("p", "Token heatmaps need JavaScript.", class_="absent")),
+        [el("p", note, class_="note") for note in notes],
+    )
+    return Section(id=ID, title=TITLE, body=body, data={"token-data": {"models": listed, "texts": texts}})
+
+
+def _models(context: Context, texts: Sequence[Text]) -> list[tuple[str, int | None, bool]]:
+    found = dict.fromkeys((r.model, r.seed, r.hook) for text in texts for r in text.readings)
+    rank = {arm: i for i, arm in enumerate(["base", context.run.baseline, *context.run.arms])}
+    return sorted(found, key=lambda key: rank.get(key[0], len(rank)))
+
+
+def _text(text: Text, models: Sequence[tuple[str, int | None, bool]]) -> dict[str, Any]:
+    order = {key: i for i, key in enumerate(models)}
+    readings = [_reading(reading, order[(reading.model, reading.seed, reading.hook)]) for reading in text.readings]
+    return {"name": clip(visible(text.name), 80), "readings": sorted(readings, key=lambda made: made["model"])}
+
+
+def _reading(reading: TokenReading, model: int) -> Mapping[str, Any]:
+    kept = slice(MOST_TOKENS)
+    shown = [visible(token) for token in reading.tokens[kept]]
+    made: dict[str, Any] = {
+        "model": model,
+        "layers": list(reading.layer_numbers),
+        "widths": list(reading.widths),
+        "tokens": [clip(token, _SHORT) for token in shown],
+        "long": {str(i): clip(token, _LONG) for i, token in enumerate(shown) if len(token) > _SHORT},
+        "flux": [round(value, 3) for value in reading.flux[kept]],
+        "normalised": [round(value, 3) for value in reading.normalised()[kept]],
+        "byLayer": [[round(value, 3) for value in row] for row in reading.layers[kept]],
+    }
+    if reading.surprisal is not None:
+        made["surprisal"] = [None if value is None else round(value, 3) for value in reading.surprisal[kept]]
+    return made
+
+
+def _option(value: int, text: str) -> object:
+    return el("option", text, value=value)
+
+
+def _radio(value: str, text: str, *, checked: bool = False) -> object:
+    return el("label", el("input", type="radio", name="token-colour", value=value, checked=checked), " ", text)
