@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from infosteer.errors import InfoSteerError
 from infosteer.evaluation.confidence import calibration_error
 
