@@ -5,10 +5,11 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from infosteer.core.metrics import PREFIX
 from infosteer.errors import InfoSteerError, RunError
 from infosteer.experiments.inputs import GENERATED, TrainingRows, check_layers, training_rows
 from infosteer.experiments.judge import evaluate_sets, load_sets, outcome_of, overlaps
@@ -65,7 +66,8 @@ class Bench:
     def train(self, recipe: Recipe, arm: str, seed: int, folder: RunDir) -> dict[str, Any] | None:
         """Train one arm from one seed, going on from its last checkpoint, and evaluate it.
 
-        Returns: its outcome, on the main process; elsewhere None. Writing it is left to the caller.
+        Returns: its outcome, on the main process; elsewhere None. Writing it is left to the caller. ``train.monitors``
+            in it are the last values that the session logged (entropies, changes, probes).
 
         Raises: InfoSteerError for an arm that fails; RunError for a full disk.
         """
@@ -81,7 +83,10 @@ class Bench:
             folder.rewind(arm, seed, begin)
         rows = self.rows(recipe, arm, seed).rows
 
+        monitors: dict[str, float] = {}
+
         def log(line: Mapping[str, Any]) -> None:
+            monitors.update({key: value for key, value in line.items() if key.startswith(PREFIX)})
             event = "train_end" if "train_runtime" in line else "train"
             folder.log({"event": event, "arm": arm, "seed": seed, **line})
             self.reporter.logged(arm=arm, seed=seed, line=line)
@@ -101,7 +106,8 @@ class Bench:
             )
             try:
                 if self.main:
-                    outcome = self._evaluate(recipe, arm, seed, trained, rows)
+                    outcome = self._evaluate(recipe, arm, seed, trained)
+                    outcome["train"]["monitors"] = monitors
             finally:
                 trained.close()
             trained.wait()
@@ -115,10 +121,8 @@ class Bench:
         gc.collect()
         return outcome
 
-    def _evaluate(
-        self, recipe: Recipe, arm: str, seed: int, trained: Any, rows: list[dict[str, Any]]
-    ) -> dict[str, Any]:
-        sets = self.sets(recipe)
+    def _evaluate(self, recipe: Recipe, arm: str, seed: int, trained: Any) -> dict[str, Any]:
+        sets, rows = self.sets(recipe), trained.rows
         judged = evaluate_sets(trained.model, trained.tokenizer, sets, recipe, progress=self.evaluating)
         return {
             **outcome_of(arm, seed, judged),
@@ -155,5 +159,5 @@ def disk_error(path: Path, error: BaseException) -> RunError:
     )
 
 
-def _fingerprint(rows: list[dict[str, Any]]) -> str:
+def _fingerprint(rows: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()[:16]
