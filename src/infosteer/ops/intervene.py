@@ -87,6 +87,46 @@ def intervene(
     return out
 
 
+def overwrite(
+    k: Tensor,
+    index: Tensor,
+    alpha: float = 1.0,
+    reference: str = "magnitude_mean",
+    detach_reference: bool = False,
+    strength: float | Tensor = 1.0,
+) -> Tensor:
+    """Overwrite chosen key coefficients of every row by ``alpha`` times the row's mean: ``intervene`` with I given.
+
+    Args:
+        k: (..., M) key coefficients, float32, bfloat16, float16 or float64.
+        index: (..., m) int64, the entries of each row, none of them twice.
+        alpha: as in ``intervene``, like all that follow.
+
+    Returns:
+        (..., M) of k's dtype; ``k`` itself with strength 0 or m = 0. Differentiable once in k.
+
+    Raises:
+        ConfigError: a setting out of range, ``k`` not floating, or an index that does not fit its rows.
+    """
+    check_choice("reference", reference, REFERENCES)
+    check_floating("k", k)
+    check_finite("alpha", alpha)
+    if index.dtype != torch.int64 or index.shape[:-1] != k.shape[:-1] or index.shape[-1] > k.shape[-1]:
+        raise ConfigError(
+            "The index does not fit the rows of k.",
+            where="index",
+            got=f"{index.dtype} with shape {tuple(index.shape)}",
+            expected=f"int64 with shape {(*k.shape[:-1], 'm')}, m <= {k.shape[-1]}",
+        )
+    m = index.shape[-1]
+    factor = _strength(strength)
+    if m == 0 or (not isinstance(factor, Tensor) and factor == 0.0):
+        return k
+    chosen = index.reshape(-1, m)
+    out: Tensor = _Intervene.apply(k, m, float(alpha), chosen, reference, bool(detach_reference), factor)
+    return out
+
+
 def check_finite(name: str, value: object) -> None:
     """Raise ``ConfigError`` unless ``value`` is a finite number."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
@@ -120,14 +160,14 @@ class _Intervene(torch.autograd.Function):
         k: Tensor,
         m: int,
         alpha: float,
-        order: str,
+        choice: str | Tensor,  # the order that says which entries, or their indices (R, m)
         reference: str,
         detach_reference: bool,
         strength: float | Tensor,
     ) -> Tensor:
         rows = k.reshape(-1, k.shape[-1])
         if torch.compiler.is_compiling() or k.device.type != "cpu":
-            index = smallest(rows, m, order)
+            index = smallest(rows, m, choice) if isinstance(choice, str) else choice
             edited, signs = _targets(rows, rows.abs(), index, alpha, reference, strength)
             out = rows.scatter(1, index, edited)
             index = index.to(torch.int32)
@@ -140,7 +180,12 @@ class _Intervene(torch.autograd.Function):
                 here = slice(start, start + step)
                 block = rows[here]
                 magnitude = block.abs()
-                chosen = smallest_rows(block, m, order, magnitude) if m < rows.shape[1] else smallest(block, m, order)
+                if not isinstance(choice, str):
+                    chosen = choice[here]
+                elif m < rows.shape[1]:
+                    chosen = smallest_rows(block, m, choice, magnitude)
+                else:
+                    chosen = smallest(block, m, choice)
                 edited, signs[here] = _targets(block, magnitude, chosen, alpha, reference, strength)
                 index[here] = chosen
                 out[here].copy_(block).scatter_(1, chosen, edited)

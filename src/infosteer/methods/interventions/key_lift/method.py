@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -11,10 +12,23 @@ import torch
 from infosteer.core.config import setting
 from infosteer.core.contract import Context
 from infosteer.core.surfaces import InterventionMethod
-from infosteer.ops.intervene import intervene
+from infosteer.errors import ConfigError
+from infosteer.ops.entropy import key_entropy
+from infosteer.ops.intervene import REFERENCES, intervene
 from infosteer.ops.select import ORDERS
 
-REFERENCES = ("magnitude_mean", "mean")
+TOKENS = ("all", "answer")
+
+
+def entropy_between(k: torch.Tensor, low: float, high: float) -> torch.Tensor:
+    """Rows of k (..., M) whose key entropy divided by ln M is from ``low`` to ``high``: (...) bool.
+
+    The bounds 0 and 1 let every row through, whatever rounding does. A row with NaN is outside any other bound.
+    """
+    entropy = key_entropy(k.detach()) / math.log(max(2, k.shape[-1]))
+    inside = torch.ones_like(entropy, dtype=torch.bool)
+    inside = inside if low <= 0 else inside & (entropy >= low)
+    return inside if high >= 1 else inside & (entropy <= high)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -25,10 +39,11 @@ class Intervention(InterventionMethod):
     m = max(1, round(fraction * M)), or 0 for fraction 0.
 
     Symbols: k (..., M) key coefficients; ref: mean |k| with each entry keeping its sign (``magnitude_mean``), or the
-    signed mean, sign_i = 1 (``mean``); s: strength.
+    signed mean, sign_i = 1 (``mean``); s: strength. Rows that ``tokens`` or the entropy bounds leave out stay as they
+    are.
 
     Raises:
-        ConfigError: a setting out of its range.
+        ConfigError: a setting out of its range, or entropy bounds in the wrong order.
 
     Source: arXiv 2507.05158, section 4.1. ``preset("paper")`` is its formula to the letter; the default orders by
     magnitude, which is what its words ("minor coefficients") say.
@@ -43,13 +58,39 @@ class Intervention(InterventionMethod):
     order: str = setting("magnitude", "smallest by |k|, or by signed value", choices=ORDERS)
     reference: str = setting("magnitude_mean", "mean |k| with signs kept, or the signed mean", choices=REFERENCES)
     detach_reference: bool = setting(False, "whether no gradient flows through the mean")
+    shield: bool = setting(
+        False, "lifted coefficients reach the output, but their memory vectors get no gradient from that row"
+    )
+    tokens: str = setting(
+        "all", "lift every token, or only those that carry loss (where there are labels)", choices=TOKENS
+    )
+    entropy_low: float = setting(0.0, "lift only rows whose key entropy / ln M is at least this", low=0, high=1)
+    entropy_high: float = setting(1.0, "lift only rows whose key entropy / ln M is at most this", low=0, high=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.entropy_low > self.entropy_high:
+            raise ConfigError(
+                "the entropy bounds leave no row",
+                where=f"{self.label()}.entropy_low",
+                got=f"{self.entropy_low} to {self.entropy_high}",
+                expected="entropy_low <= entropy_high",
+            )
 
     @property
     def idle(self) -> bool:
         return self.fraction == 0
 
+    @property
+    def shields(self) -> bool:
+        return self.shield
+
+    @property
+    def selects(self) -> bool:
+        return self.tokens == "answer"
+
     def edit(self, k: torch.Tensor, context: Context) -> torch.Tensor:
-        return intervene(
+        lifted = intervene(
             k,
             fraction=self.fraction,
             alpha=self.alpha,
@@ -58,3 +99,11 @@ class Intervention(InterventionMethod):
             detach_reference=self.detach_reference,
             strength=context.strength,
         )
+        if lifted is k:
+            return k
+        if self.entropy_low > 0 or self.entropy_high < 1:
+            chosen = entropy_between(k, self.entropy_low, self.entropy_high)
+            lifted = torch.where(chosen.unsqueeze(-1), lifted, k)
+        if context.counted is not None:
+            lifted = torch.where(context.counted.reshape(*k.shape[:-1], 1), lifted, k)
+        return lifted

@@ -1,0 +1,1 @@
+"""Methods that change what each token contributes to the loss."""
