@@ -9,6 +9,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.sections import Arm, DataSettings, EvaluateSettings
+from infosteer.experiments.sweep.settings import Range, SweepSettings, Tune
 from infosteer.training.settings import PeftSettings, TrainSettings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "recipes.md"
@@ -20,6 +21,9 @@ SECTIONS: tuple[tuple[str, type[Any]], ...] = (
     ("`train.peft`", PeftSettings),
     ("`arms.NAME`", Arm),
     ("`evaluate.NAME`", EvaluateSettings),
+    ("`sweep`", SweepSettings),
+    ("`sweep.random.KEY`", Range),
+    ("`sweep.tune`", Tune),
 )
 WORDS = {bool: "true/false", int: "whole number", float: "number", str: "text", type(None): "null", Any: "any"}
 

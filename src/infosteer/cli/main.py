@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from infosteer.cli import demo, env, locate, ls, new, run, show, validate
+from infosteer.cli import demo, env, locate, ls, new, report, run, show, sweep, validate
 
 app = typer.Typer(
     name="infosteer",
@@ -21,7 +21,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("run")(run.run)
+app.command("sweep")(sweep.sweep)
 app.command("demo")(demo.demo)
+app.command("report")(report.report)
 app.command("validate")(validate.validate)
 app.command("locate")(locate.locate)
 app.command("ls")(ls.ls)

@@ -20,6 +20,7 @@ from infosteer.experiments.overrides import apply_override
 from infosteer.experiments.schema import build, merged, partial, to_plain
 from infosteer.experiments.sections import Arm, DataSettings, EvaluateSettings
 from infosteer.experiments.source import KeyPath, Source, read_recipe_file
+from infosteer.experiments.sweep.settings import SweepSettings
 from infosteer.training.settings import TrainSettings, setting
 
 DATA_VARIABLE = "INFOSTEER_DATA"  # stands for the folder that shipped recipes call ../shared/data
@@ -49,6 +50,9 @@ class Recipe:
     evaluate: dict[str, EvaluateSettings] = field(metadata={"help": "name -> set; names appear in results"})
     evaluate_base: bool = setting(
         False, "evaluate the model before any training too, as the row `base`; lab questions then have `utilisation`"
+    )
+    sweep: SweepSettings | None = field(
+        default=None, metadata={"help": "what `infosteer sweep` varies; `infosteer run` refuses a recipe that has it"}
     )
 
     @property
@@ -80,6 +84,8 @@ class Recipe:
             else arm["methods"]
             for name, arm in plain["arms"].items()
         }
+        if self.sweep is None:
+            del plain["sweep"]
         return plain
 
 
@@ -160,7 +166,8 @@ def recipe_from(data: Mapping[str, Any], source: Source, folder: Path) -> Recipe
     sets = {n: replace(s, source=resolve_path(s.source, folder)) for n, s in recipe.evaluate.items()}
     found = tuple(resolve_path(source, folder) for source in recipe.data.sources)
     rows = replace(recipe.data, train=found[0] if isinstance(recipe.data.train, str) else found)
-    resolved = replace(recipe, arms=arms, evaluate=sets, data=rows, model=resolve_path(recipe.model, folder))
+    model, sweep = resolve_path(recipe.model, folder), _resolve_sweep(recipe.sweep, folder)
+    resolved = replace(recipe, arms=arms, evaluate=sets, data=rows, model=model, sweep=sweep)
     for name in arms:
         _check_training(resolved.train_for(name), resolved.data_for(name), ("arms", name), source)
     return resolved
@@ -178,6 +185,18 @@ def resolve_path(text: str, folder: Path) -> str:
         if candidate.exists():
             return str(candidate.resolve())
     return text
+
+
+def _resolve_sweep(sweep: SweepSettings | None, folder: Path) -> SweepSettings | None:
+    """A sweep's values as plain data, its paths resolved."""
+
+    def resolved(key: str, value: Any) -> Any:
+        path = isinstance(value, str) and (key == "model" or key.endswith("data.train"))
+        return resolve_path(value, folder) if path else to_plain(value)
+
+    if sweep is None or sweep.grid is None:
+        return sweep
+    return replace(sweep, grid={key: tuple(resolved(key, v) for v in values) for key, values in sweep.grid.items()})
 
 
 def _with_own(settings: Any, own: Mapping[str, Any], path: KeyPath) -> Any:

@@ -49,7 +49,7 @@ def build_results(
     from infosteer.evaluation import analyse
 
     finished = [outcome for outcome in outcomes if outcome["status"] == "finished"]
-    scores = _scores(recipe.arms, finished)
+    scores = scores_of(recipe.arms, finished)
     judged: dict[str, list[Any]] = {"summary": [], "comparisons": [], "notes": []}
     if scores:
         compared = recipe.baseline in scores
@@ -57,7 +57,7 @@ def build_results(
         if not compared:
             judged = {**judged, "comparisons": []}
     untrained = [] if base is None else [base]  # judged on its own: a seed 0 of the arms is no seed of the base
-    before = analyse(_scores([BASE_ARM], untrained), resamples=resamples)["summary"]
+    before = analyse(scores_of([BASE_ARM], untrained), resamples=resamples)["summary"]
     return {
         "schema": SCHEMA,
         "environment": environment(),
@@ -69,7 +69,7 @@ def build_results(
             {"arm": o["arm"], "seed": o["seed"], "error": o["error"]} for o in outcomes if o["status"] == "failed"
         ],
         "notes": [
-            *_base_notes(base),
+            *base_notes(base),
             *_notes(recipe, finished, len(outcomes), [note["note"] for note in judged["notes"]]),
         ],
     }
@@ -86,7 +86,9 @@ def read_results(path: Path) -> dict[str, Any]:
     return results
 
 
-def _scores(arms: Iterable[str], finished: Sequence[Mapping[str, Any]]) -> dict[str, dict[int, dict[str, list[float]]]]:
+def scores_of(
+    arms: Iterable[str], finished: Sequence[Mapping[str, Any]]
+) -> dict[str, dict[int, dict[str, list[float]]]]:
     """arm -> seed -> metric -> score of every example, NaN where it has none; arms in the order given."""
     found: dict[str, dict[int, dict[str, list[float]]]] = {arm: {} for arm in arms}
     for outcome in finished:
@@ -99,7 +101,7 @@ def _scores(arms: Iterable[str], finished: Sequence[Mapping[str, Any]]) -> dict[
     return {arm: seeds for arm, seeds in found.items() if seeds}
 
 
-def _base_notes(base: Mapping[str, Any] | None) -> list[str]:
+def base_notes(base: Mapping[str, Any] | None) -> list[str]:
     if base is None:
         return []
     notes = [f"{BASE_ARM}: the model before training; its intervals cover the choice of examples"]
@@ -122,6 +124,12 @@ def _notes(recipe: Recipe, finished: Sequence[Mapping[str, Any]], known: int, fo
         notes.append("p-values are not corrected for the number of comparisons")
     if known < trainings:
         notes.append(f"{trainings - known} of {trainings} trainings are not finished: numbers are preliminary")
+    return list(dict.fromkeys([*notes, *outcome_notes(finished)]))
+
+
+def outcome_notes(finished: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What finished trainings say about their questions: trained on too, or too long."""
+    notes = []
     for outcome in finished:
         for name, count in outcome["train"]["overlap"].items():
             notes.append(f"{name}: {count} of its questions are also trained on")

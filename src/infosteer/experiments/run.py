@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from infosteer.errors import InfoSteerError, NoEffectError, NonFiniteLossError, RunError
+from infosteer.errors import ConfigError, InfoSteerError, NoEffectError, NonFiniteLossError, RunError
 from infosteer.experiments.base import base_outcome
 from infosteer.experiments.bench import Bench, disk_error, failed_outcome
 from infosteer.experiments.judge import add_stored
@@ -46,6 +46,12 @@ def run(
     if isinstance(train, Mapping) and train.get("stage") == "pretrain":
         return _pretrain(data, folder, Path(output) if output else RUNS / str(data.get("name") or "pretrain"))
     checked = recipe_from(data, source, folder)
+    if checked.sweep is not None:
+        raise ConfigError(
+            "This recipe is a sweep.",
+            where=source.at(("sweep",)),
+            fix="run it with `infosteer sweep`, or remove the key",
+        )
     path = Path(output) if output else RUNS / (checked.name or "run")
     return Run(checked, path, reporter or Reporter()).run()
 

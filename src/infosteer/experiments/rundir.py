@@ -69,6 +69,43 @@ def write_atomic(path: Path, text: str) -> None:
             raise
 
 
+def refuse_strangers(path: Path, recipe_file: Path) -> None:
+    """Raises: RunError for a path that is no folder, or a folder that holds something and no recipe."""
+    with disk_errors(path):
+        if path.exists() and not path.is_dir():
+            raise RunError("The output is not a folder.", where=path)
+        if not path.is_dir() or recipe_file.is_file():
+            return
+        strangers = [p.name for p in path.iterdir() if p.name != ".lock" and not p.name.endswith(".tmp")]
+    if strangers:
+        raise RunError(
+            "The output folder holds something that is not a run.",
+            where=path,
+            got=", ".join(sorted(strangers)[:5]),
+            fix="choose another --output",
+        )
+
+
+def write_recipe(path: Path, config: Mapping[str, Any]) -> None:
+    """Write a resolved recipe."""
+    write_atomic(path, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+
+
+def check_same(
+    path: Path, config: Mapping[str, Any], fix: str = "choose another --output, or delete the folder"
+) -> None:
+    """Raises: RunError, with the differences, when the recipe at ``path`` is another one."""
+    changes = difference(load_yaml(path), config)
+    if changes:
+        raise RunError(
+            "This folder was made by a different recipe.",
+            where=path.parent,
+            got="; ".join(changes[:6]) + ("; ..." if len(changes) > 6 else ""),
+            expected="the same recipe, to go on where it stopped",
+            fix=fix,
+        )
+
+
 class RunDir:
     """The folder of one run, locked by the process that writes it."""
 
@@ -100,25 +137,43 @@ class RunDir:
         Raises: RunError when another process writes here, when the folder holds something else, or when it was made by
             a different recipe (the differences are named).
         """
+        refuse_strangers(self.path, self.recipe_file)
         with disk_errors(self.path):
-            if self.path.exists() and not self.path.is_dir():
-                raise RunError("The output is not a folder.", where=self.path)
-            if self.path.is_dir() and any(self.path.iterdir()) and not self.recipe_file.is_file():
-                strangers = [p.name for p in self.path.iterdir() if p.name != ".lock" and not p.name.endswith(".tmp")]
-                if strangers:
-                    raise RunError(
-                        "The output folder holds something that is not a run.",
-                        where=self.path,
-                        got=", ".join(sorted(strangers)[:5]),
-                        fix="choose another --output",
-                    )
             self.path.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        if not self._take_lock():
+            raise RunError(
+                "Another process is writing this run.", where=self.path, fix="wait for it, or choose another --output"
+            )
         if self.recipe_file.is_file():
-            self._check_same(recipe)
-        else:
-            text = yaml.safe_dump(recipe.to_config(), sort_keys=False, allow_unicode=True)
-            write_atomic(self.recipe_file, text)
+            check_same(self.recipe_file, recipe.to_config())
+        self._begin(recipe)
+
+    def claim(self, recipe: Recipe) -> bool:
+        """As ``open`` where the folder's name says what is in it; False, at once, when another process has it.
+
+        The system gives a claim up when its process ends, however it ends.
+        """
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        if not self._take_lock():
+            return False
+        try:
+            self._begin(recipe)
+        except BaseException:
+            self.close()
+            raise
+        return True
+
+    def holder(self) -> int | None:
+        """The process that claimed this folder last."""
+        try:
+            return int((self.path / ".lock").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+
+    def _begin(self, recipe: Recipe) -> None:
+        if not self.recipe_file.is_file():
+            write_recipe(self.recipe_file, recipe.to_config())
         self._mend_metrics()
 
     def close(self) -> None:
@@ -127,32 +182,27 @@ class RunDir:
             self._lock.close()
             self._lock = None
 
-    def _take_lock(self) -> None:
+    def _take_lock(self) -> bool:
         try:
             import fcntl
         except ImportError:  # not a Unix; two writers are then the user's own doing
-            return
+            return True
         with disk_errors(self.path):
-            self._lock = (self.path / ".lock").open("w")
+            lock = (self.path / ".lock").open("a+", encoding="utf-8")  # never emptied before it is ours
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock = None
-            raise RunError(
-                "Another process is writing this run.", where=self.path, fix="wait for it, or choose another --output"
-            ) from None
-
-    def _check_same(self, recipe: Recipe) -> None:
-        before = load_yaml(self.recipe_file)
-        changes = difference(before, recipe.to_config())
-        if changes:
-            raise RunError(
-                "This folder was made by a different recipe.",
-                where=self.path,
-                got="; ".join(changes[:6]) + ("; ..." if len(changes) > 6 else ""),
-                expected="the same recipe, to go on where it stopped",
-                fix="choose another --output, or delete the folder",
-            )
+            with disk_errors(self.path):  # a file system without locks is an error, not a lock that is taken
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except RunError as error:
+            lock.close()
+            if isinstance(error.__cause__, BlockingIOError):
+                return False
+            raise
+        self._lock = lock
+        with disk_errors(self.path):
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+        return True
 
     def read_outcome(self, arm: str, seed: int) -> dict[str, Any] | None:
         """The outcome of one training, or None. Raises: RunError for a file that is damaged."""

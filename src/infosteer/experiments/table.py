@@ -44,7 +44,9 @@ def _title(results: Mapping[str, Any], measure: str) -> str:
     unit = ", %" if measure in SHARES else ", nats a token" if measure.endswith("nll") else ""
     title = f"{measure}{unit}: mean by arm (95 % interval)"
     if results["comparisons"]:
-        title += f"; below it the difference from {results['comparisons'][0]['baseline']}, paired by seed and example"
+        names = dict.fromkeys(row["baseline"] for row in results["comparisons"])
+        baseline = next(iter(names)) if len(names) == 1 else "the baseline of the same cell"
+        title += f"; below it the difference from {baseline}, paired by seed and example"
     return title
 
 
@@ -76,6 +78,17 @@ def _cell(mean: Mapping[str, Any] | None, difference: Mapping[str, Any] | None) 
 
     lines = [interval(mean, "mean", "")]
     if difference is not None:
-        p = "p<0.001" if difference["p_value"] < 0.001 else f"p={difference['p_value']:.3f}"
-        lines.append(f"{interval(difference, 'difference', '+')} {p}")
+        lines.append(f"{interval(difference, 'difference', '+')} {_p(difference)}")
     return "\n".join(lines)
+
+
+def _p(difference: Mapping[str, Any]) -> str:
+    """The p-value, and where a sweep corrected it the corrected one; or that the baseline is at the ceiling."""
+
+    def shown(name: str, value: float) -> str:
+        return f"{name}<0.001" if value < 0.001 else f"{name}={value:.3f}"
+
+    if not difference.get("ranked", True):
+        return "not ranked"
+    corrected = difference.get("p_holm")
+    return shown("p", difference["p_value"]) + (f" {shown('holm', corrected)}" if corrected is not None else "")

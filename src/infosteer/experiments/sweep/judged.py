@@ -1,0 +1,117 @@
+"""The final rows of a sweep judged: means, paired comparisons, the ceiling, correction for their number, and power."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from infosteer.experiments.results import scores_of
+from infosteer.experiments.sweep.cells import canonical, shared
+from infosteer.experiments.sweep.plan import Plan, Row
+
+SHARES = ("exact_match", "utilisation", "option_accuracy", "option_accuracy_norm")
+POINT = 0.01
+
+Scores = dict[str, dict[int, dict[str, list[float]]]]  # arm -> seed -> metric -> score of each example
+
+
+def judge(plan: Plan, finished: Sequence[tuple[Row, Mapping[str, Any]]], resamples: int) -> dict[str, list[Any]]:
+    """Summary, comparisons and notes of finished final rows.
+
+    Rows are compared with the baseline's row whose cell is otherwise the same. A comparison has, beyond what a run's
+    has: ``ranked`` (false, with ``reason``, where the baseline is at the ceiling), ``p_holm`` and ``p_bh`` (corrected
+    within ``family``: the primary metrics, or else all comparisons of one measure), ``detectable`` (the smallest
+    difference found in 80 of 100 such comparisons) and, for shares, ``seeds_for_one_point``.
+    """
+    from infosteer.evaluation import analyse
+
+    groups: dict[str, list[tuple[Row, Mapping[str, Any]]]] = {}
+    for row, outcome in finished:
+        groups.setdefault(canonical(shared(row.cell)) if plan.sweep.tune is None else "", []).append((row, outcome))
+    summary: list[Any] = []
+    comparisons: list[Any] = []
+    notes: list[str] = []
+    for rows in groups.values():
+        baseline = plan.baseline if plan.sweep.tune else plan.baseline_of(rows[0][0].cell)
+        names = dict.fromkeys([baseline, *(row.name for row, _ in rows)])
+        scores = scores_of(names, [outcome for _, outcome in rows])
+        judged = analyse(scores, baseline=baseline if baseline in scores else None, resamples=resamples)
+        summary += judged["summary"]
+        notes += [note["note"] for note in judged["notes"]]
+        if baseline not in scores:
+            notes.append(f"{baseline}: not finished, so nothing is compared with it")
+            continue
+        means = {row["metric"]: row["mean"] for row in judged["summary"] if row["arm"] == baseline}
+        for comparison in judged["comparisons"]:
+            limit = _at_ceiling(plan, comparison["metric"], means)
+            ranked = {"ranked": limit is None} | ({"reason": limit} if limit else {})
+            comparisons.append({**comparison, **ranked, **_power(scores, comparison)})
+    _correct(plan, comparisons)
+    return {
+        "summary": summary,
+        "comparisons": comparisons,
+        "notes": list(dict.fromkeys([*notes, *_count(comparisons)])),
+    }
+
+
+def _at_ceiling(plan: Plan, metric: str, means: Mapping[str, float]) -> str | None:
+    points = plan.sweep.ceiling
+    if points is None or metric.rpartition("/")[2] not in SHARES:
+        return None
+    mean = 100 * means[metric]
+    if mean <= 100 - points:
+        return None
+    return f"the baseline is at {mean:.1f} %, within {points:g} points of the ceiling"
+
+
+def _power(scores: Scores, comparison: Mapping[str, Any]) -> dict[str, Any]:
+    from infosteer.evaluation.power import components, detectable, seeds_for
+
+    arm, baseline, metric = (comparison[key] for key in ("arm", "baseline", "metric"))
+    seeds = [
+        seed for seed in sorted(scores[arm]) if metric in scores[arm][seed] and metric in scores[baseline].get(seed, {})
+    ]
+    share = metric.rpartition("/")[2] in SHARES
+    found: dict[str, Any] = {"n": len(seeds), "detectable": None} | ({"seeds_for_one_point": None} if share else {})
+    if len(seeds) < 2:
+        return found
+    pairs = [
+        [a - b for a, b in zip(scores[arm][seed][metric], scores[baseline][seed][metric], strict=True)]
+        for seed in seeds
+    ]
+    parts = components(pairs)
+    smallest = detectable(parts, len(seeds))
+    if smallest == 0:  # nothing differed anywhere: such a table says nothing about spread
+        return found
+    found["detectable"] = smallest
+    if share:
+        found["seeds_for_one_point"] = seeds_for(parts, POINT)
+    return found
+
+
+def _correct(plan: Plan, comparisons: Sequence[dict[str, Any]]) -> None:
+    """Put corrected p-values into the comparisons that are ranked."""
+    from infosteer.evaluation.multiple import adjust
+
+    families: dict[str, list[dict[str, Any]]] = {}
+    for comparison in comparisons:
+        metric = comparison["metric"]
+        family = "primary" if metric in plan.sweep.primaries else metric.rpartition("/")[2]
+        comparison.update(family=family, p_holm=None, p_bh=None)
+        if comparison["ranked"]:
+            families.setdefault(family, []).append(comparison)
+    for members in families.values():
+        p_values = [member["p_value"] for member in members]
+        for member, holm, bh in zip(members, adjust(p_values, "holm"), adjust(p_values, "bh"), strict=True):
+            member.update(p_holm=holm, p_bh=bh)
+
+
+def _count(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    counts: dict[str, int] = {}
+    for comparison in comparisons:
+        if comparison["ranked"]:
+            counts[comparison["family"]] = counts.get(comparison["family"], 0) + 1
+    if not counts:
+        return []
+    shown = ", ".join(f"{family} {count}" for family, count in counts.items())
+    return [f"Holm and Benjamini-Hochberg corrections are over the ranked comparisons of a family: {shown}"]
