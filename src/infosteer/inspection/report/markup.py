@@ -35,8 +35,10 @@ def visible(text: object) -> str:
 def _shown(character: str) -> str:
     if character in _KEPT or character in _JOINERS:
         return character
-    if unicodedata.category(character) in _HIDDEN or character in _INVISIBLE:
-        return f"[U+{ord(character):04X}]"
+    code = ord(character)
+    no_character = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF
+    if unicodedata.category(character) in _HIDDEN or character in _INVISIBLE or no_character:
+        return f"[U+{code:04X}]"
     return character
 
 

@@ -44,7 +44,7 @@ GROUND = {  # name -> value on light and on dark ground; heat and cool are red, 
     "card": ("#ffffff", "#1c1f23"),
     "soft": ("#f3f1eb", "#23272c"),
     "focus": ("#0068a8", "#6bbcf3"),
-    "heat": ("226 128 20", "226 128 32"),
+    "heat": ("226 128 20", "192 96 12"),
     "cool": ("112 96 220", "124 110 240"),
     "found": ("#ffe9a8", "#5a4708"),
 }
