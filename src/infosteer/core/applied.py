@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from infosteer.core.contract import Method
+from infosteer.core.metrics import PREFIX
 from infosteer.core.surfaces import Handle, ParamMethod, ParamTarget
 from infosteer.models import Site
 
@@ -16,6 +18,7 @@ class Applied:
 
     def __init__(self) -> None:
         self.handles: dict[int, Handle] = {}
+        self._names: dict[int, str] = {}
         self._finished = False
 
     def apply(
@@ -30,11 +33,13 @@ class Applied:
             if isinstance(method, ParamMethod) and not method.off:
                 fixed = method.strength if isinstance(method.strength, float) else None
                 target = ParamTarget(model=model, sites=sites, usage=usage, fixed_strength=fixed)
+                self._names[index] = method.label()
                 self.handles[index] = method.apply(target)
 
-    def before_step(self, strengths: Sequence[float]) -> None:
+    def before_step(self, strengths: Sequence[float], optimizer: torch.optim.Optimizer, step: int) -> None:
         """An optimizer is about to step."""
         for index, handle in self.handles.items():
+            handle.see_optimizer(optimizer, step)
             handle.before_step(strengths[index])
 
     def after_step(self, strengths: Sequence[float]) -> None:
@@ -47,6 +52,14 @@ class Applied:
         for index, handle in self.handles.items() if not self._finished else ():
             handle.finish(strengths[index])
         self._finished = True
+
+    def metrics(self) -> dict[str, float]:
+        """What the methods have to say, as ``infosteer/<name>/<metric>``."""
+        return {
+            f"{PREFIX}{self._names[index]}/{metric}": value
+            for index, handle in self.handles.items()
+            for metric, value in handle.metrics().items()
+        }
 
     def undo(self) -> None:
         """Puts flags and hooks back, the last method's first."""

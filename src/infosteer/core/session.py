@@ -206,7 +206,7 @@ class Session:
 
     def metrics(self) -> dict[str, float]:
         """Values of the last measured step, see :func:`infosteer.core.metrics.summarise`; empty before the first."""
-        return {**summarise(self.sums()), **self.probes.metrics()}
+        return {**summarise(self.sums()), **self.probes.metrics(), **self.applied.metrics()}
 
     def sums(self) -> dict[str, float]:
         """Sums and counts of the last measured step; they add over calls and over processes."""
@@ -287,7 +287,7 @@ class Session:
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called before an optimizer that holds parameters of the model steps."""
-        self.applied.before_step(self._strengths())
+        self.applied.before_step(self._strengths(), optimizer, self.step)
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called after that step; the first optimizer seen is the one whose steps are counted."""

@@ -130,8 +130,15 @@ class Handle(abc.ABC):
     def touched(self) -> bool:
         """Whether the method has had anything to act on so far."""
 
+    def see_optimizer(self, optimizer: torch.optim.Optimizer, step: int) -> None:  # noqa: B027 - few methods need it
+        """Runs ahead of ``before_step``: the optimizer that is about to step, and how many steps were done before."""
+
     def finish(self, strength: float) -> None:  # noqa: B027 - few methods need it
         """Runs once when training has ended, before the model is saved or evaluated."""
+
+    def metrics(self) -> dict[str, float]:
+        """Values that are logged as ``infosteer/<name>/<metric>``; equal on every process."""
+        return {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)

@@ -118,6 +118,9 @@ class ScaledUpdates(Handle):
     def touched(self) -> bool:
         return self._frozen_trained or bool(self.scaled)
 
+    def metrics(self) -> dict[str, float]:
+        return {"frozen_weights": float(self.held)}
+
     @staticmethod
     def _masking(share: Share, strength: float) -> Callable[[Tensor], Tensor]:
         return lambda gradient: share.mask_gradient(gradient, strength)

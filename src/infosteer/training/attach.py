@@ -146,7 +146,7 @@ class _Bridge:
                 values = values.float()
             values = accelerator.reduce(values, reduction="sum")
         metrics = summarise(dict(zip(keys, values[1:].tolist(), strict=True)))
-        metrics |= self._observations()
+        metrics |= self._observations() | self.session.applied.metrics()
         if losses:
             metrics[f"{PREFIX}task_loss"] = float(values[0]) / accelerator.num_processes
         for method, description in zip(self.session.methods, self.session.describe(), strict=True):
