@@ -126,13 +126,13 @@ def test_stages_change_people_and_batches(tmp_path) -> None:
     assert config.tokens == 2 * 4 * 32 + 2 * 2 * 32
     run = _Run(config, tmp_path)
     corpus = run.corpus
-    assert len(corpus.telling.people) == 12
-    assert corpus.batch(0)[0].shape == (4, 33)
+    assert len(corpus.lab.world.people) == 12
+    assert corpus.batch(0).ids.shape == (4, 32)
     told = corpus.lab.position
-    assert corpus.batch(2)[0].shape == (2, 65)  # every third step is a long one, of at least two rows
-    assert corpus.telling.people == corpus.world.people[-5:]
+    assert corpus.batch(2).ids.shape == (2, 64)  # every third step is a long one, of at least two rows
+    assert corpus.lab.world.people == corpus.world.people[-5:]
     assert corpus.told == told
-    assert corpus.batch(3)[0].shape == (2, 33)
+    assert corpus.batch(3).ids.shape == (2, 32)
 
 
 def test_a_missing_folder_is_said_and_lab_text_suffices(tmp_path, caplog) -> None:

@@ -1,4 +1,4 @@
-"""Greedy decoding in batches, the same for every batch size, model and generation config."""
+"""Decoding in batches, the same for every batch size, model and generation config: greedy, or with seeded noise."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from infosteer.errors import ConfigError
 from infosteer.evaluation.model_state import (
@@ -23,6 +23,7 @@ from infosteer.evaluation.model_state import (
 )
 
 Progress = Callable[[int], None]
+Noise = Callable[[Sequence[int]], LogitsProcessor]  # of the prompts with these numbers, in this order
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,6 +51,7 @@ def decode(
     max_new_tokens: int,
     stops: Sequence[Sequence[str]] | None = None,
     batch_size: int = 64,
+    noise: Noise | None = None,
     progress: Progress | None = None,
 ) -> list[Decoded]:
     """Greedy continuations of ``prompts`` (texts or lists of chat messages), in their order.
@@ -60,6 +62,7 @@ def decode(
 
     Args:
         stops: for each prompt, texts that end its continuation; they are cut off.
+        noise: gives each batch what changes its logits before the largest is taken (see ``sampling``).
         progress: called with the number of prompts just finished.
     """
     if not callable(getattr(model, "generate", None)):
@@ -83,7 +86,7 @@ def decode(
     ends = _end_ids(model, tokenizer)
     with evaluating(model), _generation_config(model) as base:
         for batch in _batches(order, room, batch_size):
-            _decode_batch(model, tokenizer, batch, ids, stops, room[batch[0]], ends, base, results)
+            _decode_batch(model, tokenizer, batch, ids, stops, room[batch[0]], ends, base, noise, results)
             if progress is not None:
                 progress(len(batch))
     return results
@@ -109,6 +112,7 @@ def _decode_batch(
     room: int,
     ends: list[int],
     base: GenerationConfig,
+    noise: Noise | None,
     results: list[Decoded],
 ) -> None:
     inputs = left_padded([ids[i] for i in batch], pad_id(tokenizer), device_of(model))
@@ -128,6 +132,7 @@ def _decode_batch(
         attention_mask=inputs["attention_mask"],
         generation_config=config,
         stopping_criteria=criteria,
+        logits_processor=None if noise is None else LogitsProcessorList([noise(batch)]),
     )
     for i, row in zip(batch, tokens[:, T:].tolist(), strict=True):
         end = next((t for t, token in enumerate(row) if token in ends), None)

@@ -25,7 +25,7 @@ REASONING_TOKENS = 256  # room for a worked solution before its answer
 MARGIN_TOKENS = 8  # room beyond the longest answer: one that runs on must be seen to run on
 
 BOUNDED = frozenset(
-    ["exact_match", "utilisation", "option_accuracy", "option_accuracy_norm"]
+    ["exact_match", "utilisation", "option_accuracy", "option_accuracy_norm", "verified", "process"]
 )  # measures that lie in [0, 1]
 
 Progress = Callable[[str, int, int], None]
@@ -71,7 +71,8 @@ def evaluate(
     Measures of sets with answers: ``exact_match`` (greedy decoding, judged as the set's ``scoring`` says),
     ``answer_nll`` (mean nats per answer token, the mean over examples), and for rows with options
     ``option_accuracy`` (highest log-likelihood) and ``option_accuracy_norm`` (highest per byte); ties go to
-    the first option. Measures of sets of documents: ``nll`` (nats per token) and ``bits_per_byte``.
+    the first option. Worked solutions also have ``verified`` and ``process`` (see ``judge``).
+    Measures of sets of documents: ``nll`` (nats per token) and ``bits_per_byte``.
 
     Args:
         max_new_tokens: longest answer to decode; None takes the set's own, or the default of its scoring.
@@ -128,7 +129,7 @@ def _counter(progress: Progress | None, what: str, total: int) -> Callable[[int]
     return advance
 
 
-def _limit_of(evalset: EvalSet, tokenizer: Any, max_new_tokens: int | None) -> int:
+def answer_limit(evalset: EvalSet, tokenizer: Any, max_new_tokens: int | None) -> int:
     """How many new tokens an answer of this set may take."""
     if max_new_tokens is not None or evalset.max_new_tokens is not None:
         return int(max_new_tokens or evalset.max_new_tokens or 0)
@@ -151,7 +152,7 @@ def _evaluate_answers(
 ) -> SetResult:
     rows, n = evalset.rows, len(evalset.rows)
     prompts = [row["prompt"] for row in rows]
-    limit = _limit_of(evalset, tokenizer, max_new_tokens)
+    limit = answer_limit(evalset, tokenizer, max_new_tokens)
     options = [row["options"] or [row["answer"]] for row in rows]
     scores = score_options(
         model,
@@ -195,6 +196,8 @@ def _evaluate_answers(
         "exact_match": np.array([verdict.correct for verdict in verdicts], dtype=np.float64),
         "answer_nll": np.array([-s.total[r] / max(s.tokens[r], 1) for s, r in zip(scores, right, strict=True)]),
     }
+    for name in verdicts[0].measures:
+        columns[name] = np.array([verdict.measures[name] for verdict in verdicts], dtype=np.float64)
     if all(row["options"] for row in rows):
         for name, values in (
             ("option_accuracy", [score.total for score in scores]),

@@ -8,20 +8,22 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from infosteer.lab.reasoning import parse_solution, score
 from infosteer.training.answers import find_option, last_number, same_number, show_number
 
-Scoring = Literal["exact_match", "option", "number", "text"]
+Scoring = Literal["exact_match", "option", "number", "process", "text"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verdict:
-    """What was read from a prediction (None: nothing), and whether it is the answer."""
+    """What was read from a prediction (None: nothing), whether it is the answer, and further scores by measure."""
 
     extracted: str | None
     correct: bool
+    measures: Mapping[str, float] = field(default_factory=dict)
 
 
 def normalise_answer(text: str) -> str:
@@ -30,12 +32,30 @@ def normalise_answer(text: str) -> str:
     return text.removesuffix(".").rstrip().casefold()
 
 
+def is_worked_solution(text: str) -> bool:
+    """Whether an answer is a worked solution of the lab, so that ``process`` can compare its steps."""
+    if "Define" not in text:
+        return False
+    solution = parse_solution(text)
+    return bool(solution.steps) and solution.answer is not None
+
+
 def judge(prediction: str, row: Mapping[str, Any], scoring: Scoring) -> Verdict:
     """Compare a prediction with a row's answer.
 
     ``exact_match`` compares the normalised texts as wholes; ``option`` the option word that the text names (see
-    ``find_option``) and ``number`` its last number, which must agree to 1e-3 or 1e-6 relative.
+    ``find_option``) and ``number`` its last number, which must agree to 1e-3 or 1e-6 relative. ``process`` takes both
+    for worked solutions of the lab, compares the answers at their ends, and has the measures ``verified`` (every step
+    and the answer right) and ``process`` (share of right steps).
     """
+    if scoring == "process":
+        solution = parse_solution(prediction)
+        compared = score(solution, row["answer"])
+        return Verdict(
+            extracted=None if solution.answer is None else str(solution.answer),
+            correct=compared.answer,
+            measures={"verified": float(compared.verified), "process": compared.process},
+        )
     if scoring == "number":
         found, wanted = last_number(prediction), last_number(row["answer"])
         if found is None or wanted is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from infosteer.errors import ConfigError, DataError
-from infosteer.evaluation.extract import Scoring
+from infosteer.evaluation.extract import Scoring, is_worked_solution
 from infosteer.training.answers import last_number
 from infosteer.training.row_formats import Row
 from infosteer.training.rows import Rows, read_rows
@@ -104,6 +104,9 @@ def load_set(
     )
 
 
+_NEEDED = {"option": "options", "number": "a number as answer", "process": "a worked solution as answer"}
+
+
 def _scoring(scoring: Scoring | None, rows: Rows, where: str) -> Scoring:
     """The scoring asked for, if the rows allow it, or the one that the format of the rows stands for."""
     if rows.format == "text" or scoring == "text":
@@ -125,13 +128,16 @@ def _scoring(scoring: Scoring | None, rows: Rows, where: str) -> Scoring:
                 fix="split it into two sets, or name the scoring",
             )
         scoring = "option" if options else "number"
-    enough = {"option": options, "number": numbers}.get(scoring or "exact_match", len(rows))
+    solutions = sum(is_worked_solution(row["answer"]) for row in rows)
+    if scoring is None and len(rows) and solutions == len(rows):
+        scoring = "process"
+    enough = {"option": options, "number": numbers, "process": solutions}.get(scoring or "exact_match", len(rows))
     if enough < len(rows):
         raise ConfigError(
             f"the scoring {scoring!r} does not fit the rows",
             where=f"{where}.scoring",
             got=f"{enough} of {len(rows)} rows of {rows.source} have {scoring}s",
-            expected=f"every row to have {'options' if scoring == 'option' else 'a number as answer'}",
+            expected=f"every row to have {_NEEDED[scoring or '']}",
         )
     return scoring or "exact_match"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,8 @@ from infosteer.lab.questions import (
     recall_rows,
     sft_rows,
 )
+from infosteer.lab.reasoning import rows as reasoning
+from infosteer.lab.reasoning.problems import Settings
 
 KEYS: Mapping[str, str] = {
     "facts": "SFT rows (prompt, completion) about few people",
@@ -28,20 +31,33 @@ KEYS: Mapping[str, str] = {
     "facts/recall": "completion of pretraining sentences, attributes asked in SFT",
     "facts/recall_unasked": "completion of pretraining sentences, attributes never asked in SFT",
     "facts/biographies": "texts in pretraining phrasings, for likelihood",
+    "reasoning": "SFT rows (prompt, completion): word problems with worked solutions",
+    "reasoning/id": "in distribution: the depths and stories of pretraining, other problems",
+    "reasoning/edge": "two operations more than pretraining had",
+    "reasoning/hard": "four operations more than pretraining had",
+    "reasoning/new_context": "a story that pretraining told with one operation only",
+    "reasoning/reverse": "an unknown to solve for",
 }
-_SFT_OPTIONS = {"people": DEFAULT_PEOPLE, "questions": DEFAULT_QUESTIONS}
+_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "facts": {"people": DEFAULT_PEOPLE, "questions": DEFAULT_QUESTIONS},
+    "reasoning": {"count": 200, "operations": "5-6", "contexts": "AB", "reverse": 0.0, "distractors": 2, "largest": 20},
+}
 
 
-def load(key: str, *, seed: int = 0, limit: int | None = None, **options: int) -> list[dict[str, Any]]:
+def load(key: str, *, seed: int = 0, limit: int | None = None, **options: Any) -> list[dict[str, Any]]:
     """Rows of a data set of the lab.
 
     Args:
-        key: one of ``KEYS``. ``facts`` gives ``{"prompt", "completion"}``, ``facts/biographies`` gives
-            ``{"text", "person"}``, the others give ``{"prompt", "answer", "options", "person", "attribute"}``, recall
-            sets also ``"stop"``, the list of texts at which a greedy answer ends.
-        seed: which people SFT asks about and how; the evaluation sets are the same for every seed.
+        key: one of ``KEYS``. ``facts`` and ``reasoning`` give ``{"prompt", "completion"}``, ``facts/biographies`` gives
+            ``{"text", "person"}``, the other facts sets give ``{"prompt", "answer", "options", "person",
+            "attribute"}``, recall sets also ``"stop"``, the list of texts at which a greedy answer ends. The other
+            reasoning sets give ``{"prompt", "answer", "operations", "context", "reverse"}``, the answer being the whole
+            worked solution.
+        seed: which people SFT asks about and how, or which problems; the evaluation sets are the same for every seed.
         limit: at most so many rows; the order is shuffled once for all, so the first rows are a fair sample.
-        **options: for ``facts``: ``people`` (1 to 800) and ``questions`` for each fact (1 to 6).
+        **options: for ``facts``: ``people`` (1 to 800) and ``questions`` for each fact (1 to 6). For ``reasoning``:
+            ``count`` of problems, ``operations`` (a number or a range such as "5-6"), ``contexts`` (letters of A, B and
+            C), ``reverse`` (share with an unknown), ``distractors`` (most of them), ``largest`` value.
 
     Raises:
         ConfigError: unknown key or option, naming the nearest one, or a value out of range.
@@ -54,7 +70,7 @@ def load(key: str, *, seed: int = 0, limit: int | None = None, **options: int) -
             expected=", ".join(KEYS),
             fix=_nearest(key, KEYS),
         )
-    known = _SFT_OPTIONS if key == "facts" else {}
+    known = _OPTIONS.get(key, {})
     for name in options:
         if name not in known:
             raise ConfigError(
@@ -62,15 +78,20 @@ def load(key: str, *, seed: int = 0, limit: int | None = None, **options: int) -
                 where=f"lab:{key}",
                 got=name,
                 expected=", ".join(("seed", "limit", *known)),
-                fix=_nearest(name, ("seed", "limit", *_SFT_OPTIONS)),
+                fix=_nearest(name, ("seed", "limit", *_OPTIONS["facts"], *_OPTIONS["reasoning"])),
             )
     if limit is not None:
         _check("limit", limit, 1, None)
+    settings = {**known, **options}
     if key == "facts":
-        settings = _SFT_OPTIONS | options
         _check("people", settings["people"], 1, PEOPLE - TEST_PEOPLE)
         _check("questions", settings["questions"], 1, 6)
         rows = sft_rows(make_world(), seed=seed, **settings)
+    elif key == "reasoning":
+        _check("count", settings["count"], 1, 1_000_000)
+        rows = reasoning.tuning_rows(_problem_settings(settings), seed=seed, count=settings["count"])
+    elif key.startswith("reasoning/"):
+        rows = reasoning.axis_rows(key.removeprefix("reasoning/"))
     else:
         rows = _evaluation_rows(key.removeprefix("facts/"))
     return rows if limit is None else rows[:limit]
@@ -84,6 +105,22 @@ def _evaluation_rows(name: str) -> list[dict[str, Any]]:
         "biographies": lambda: biography_rows(world),
     }
     return axis_rows(world, name) if name in AXES else others[name]()
+
+
+def _problem_settings(options: Mapping[str, Any]) -> Settings:
+    """The options of problems, checked; operations may be a number, or a range such as 5-6."""
+    written = re.fullmatch(r"\s*(\d{1,3})\s*(?:-\s*(\d{1,3})\s*)?", str(options["operations"]))
+    if written is None:
+        raise ConfigError(
+            "operations is no range.", where="operations", got=options["operations"], expected="e.g. 3 or 5-6"
+        )
+    for name, kinds in (("contexts", str), ("reverse", int | float), ("distractors", int), ("largest", int)):
+        if not isinstance(options[name], kinds) or isinstance(options[name], bool):
+            raise ConfigError(f"{name} is of the wrong kind.", where=name, got=repr(options[name]))
+    return Settings(
+        operations=(int(written[1]), int(written[2] or written[1])),
+        **{name: options[name] for name in ("contexts", "reverse", "distractors", "largest")},
+    )
 
 
 def _nearest(name: str, known: Mapping[str, Any] | tuple[str, ...]) -> str | None:

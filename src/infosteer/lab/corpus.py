@@ -1,4 +1,4 @@
-"""Text for pretraining: general English from a folder, a held-out part of it, and rows packed from documents."""
+"""Text for pretraining: general English from a folder, a held-out part of it, and rows packed from biographies."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import logging
 import lzma
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from infosteer.errors import DataError
+from infosteer.lab.facts import World, biography_at
 from infosteer.lab.tokenizer import END
 
 if TYPE_CHECKING:
@@ -97,26 +98,23 @@ def encode_stream(documents: Sequence[str], tokenizer: PreTrainedTokenizerFast) 
 
 
 class LabRows:
-    """Rows of token ids packed from an endless text of the lab; every row begins with the first word of a document.
+    """Rows of token ids packed from the endless text of biographies; every row begins with the first word of one.
 
-    ``document_at`` gives the document of that number. ``position`` is the number of the next one and the whole state:
-    set it to resume.
+    ``position`` is the index of the next biography and the whole state: set it to resume.
     """
 
-    def __init__(
-        self, document_at: Callable[[int], str], tokenizer: PreTrainedTokenizerFast, *, position: int = 0
-    ) -> None:
-        self.document_at, self.position = document_at, position
+    def __init__(self, world: World, tokenizer: PreTrainedTokenizerFast, *, seed: int, position: int = 0) -> None:
+        self.world, self.seed, self.position = world, seed, position
         self._encode = tokenizer.backend_tokenizer.encode
         self._end = int(tokenizer.eos_token_id)
 
     def take(self, rows: int, length: int) -> np.ndarray:
-        """The next rows, each of ``length`` tokens; what a row's last document has beyond it is dropped."""
+        """The next rows, each of ``length`` tokens; what a row's last biography has beyond it is dropped."""
         taken = np.empty((rows, length), dtype=np.int64)
         for row in taken:
             ids: list[int] = []
             while len(ids) < length:
-                ids += [*self._encode(self.document_at(self.position)).ids, self._end]
+                ids += [*self._encode(biography_at(self.world, self.position, self.seed)).ids, self._end]
                 self.position += 1
             row[:] = ids[:length]
         return taken

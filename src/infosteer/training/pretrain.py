@@ -21,7 +21,7 @@ import torch
 from infosteer.errors import NonFiniteLossError
 from infosteer.training.pretrain_checkpoint import read_checkpoint, write_checkpoint
 from infosteer.training.pretrain_config import PretrainConfig, config_from_recipe
-from infosteer.training.pretrain_corpora import make_corpus
+from infosteer.training.pretrain_corpora import IGNORED, make_corpus
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ class _Run:
         self.model = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=self.corpus.vocabulary,
-                max_position_embeddings=max(config.long_length, config.sequence_length),
+                max_position_embeddings=config.context,
                 tie_word_embeddings=True,
                 bos_token_id=end,
                 eos_token_id=end,
@@ -90,7 +90,7 @@ class _Run:
             betas=(0.9, 0.95),
             fused=True,
         )
-        self.step, self.losses = 0, {"lab": 0.0, "general": 0.0}
+        self.step, self.losses = 0, dict[str, float]()
         logger.info("pretraining: %.2fM parameters", sum(p.numel() for p in self.model.parameters()) / 1e6)
 
     def learning_rate(self, step: int) -> float:
@@ -103,16 +103,16 @@ class _Run:
         c = self.config
         self.model.train()
         while self.step < c.steps:
-            ids, n_lab = self.corpus.batch(self.step)
-            rows = torch.from_numpy(ids)
+            batch = self.corpus.batch(self.step)
+            labels = torch.from_numpy(batch.labels)
             for group in self.optimizer.param_groups:
                 group["lr"] = self.learning_rate(self.step)
             with torch.autocast("cpu", torch.bfloat16, enabled=c.bf16):
-                logits = self.model(input_ids=rows[:, :-1], use_cache=False).logits
+                logits = self.model(input_ids=torch.from_numpy(batch.ids), use_cache=False).logits
             losses = torch.nn.functional.cross_entropy(
-                logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="none"
-            ).view(len(rows), -1)
-            loss = losses.mean()
+                logits.float().flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORED
+            ).view(labels.shape)
+            loss = losses.sum() / (labels != IGNORED).sum()
             if not math.isfinite(loss.item()):
                 raise NonFiniteLossError(
                     "The loss of pretraining is not finite.",
@@ -126,7 +126,7 @@ class _Run:
             self.optimizer.zero_grad(set_to_none=True)
             self.step += 1
             if self.step % c.logging_steps == 0 or self.step == c.steps:
-                self._log(losses.detach(), n_lab)
+                self._log(losses.detach(), labels, batch.n_lab)
             if self.step % c.save_steps == 0 and self.step < c.steps:
                 self.save_checkpoint()
             if c.max_minutes is not None and self.wall() > 60 * c.max_minutes and self.step < c.steps:
@@ -135,10 +135,10 @@ class _Run:
                 return False
         return True
 
-    def _log(self, losses: torch.Tensor, n_lab: int) -> None:
-        for name, part in (("lab", losses[:n_lab]), ("general", losses[n_lab:])):
-            if len(part):
-                self.losses[name] = part.mean().item()
+    def _log(self, losses: torch.Tensor, labels: torch.Tensor, n_lab: int) -> None:
+        for name, rows in (("lab", slice(n_lab)), ("general", slice(n_lab, None))):
+            if count := int((labels[rows] != IGNORED).sum()):
+                self.losses[name] = losses[rows].sum().item() / count
         record = {"step": self.step, "lr": self.learning_rate(self.step - 1), **self.losses, **self.progress()}
         logger.info("%s", json.dumps(record))
         with (self.output_dir / "metrics.jsonl").open("a") as stream:
@@ -160,12 +160,10 @@ class _Run:
 
     def measure(self) -> dict[str, Any]:
         """What ``pretraining.json`` holds and the model card quotes."""
-        c = self.config
         report = self.corpus.measure(self.model)
         return {
             "finished": True,
             **self.progress(),
-            "tokens": c.tokens,
             **report,
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,

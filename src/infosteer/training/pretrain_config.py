@@ -17,18 +17,13 @@ from infosteer.lab.tokenizer import VOCABULARY
 class PretrainConfig:
     """Settings of ``train`` and ``data`` in a recipe of stage ``pretrain``; lengths in tokens, times in minutes.
 
-    Every ``long_every``-th step trains on rows of ``long_length`` tokens (as many tokens in all), so that the model has
-    seen all positions of its context. The learning rate rises over ``warmup_steps``, stays, and falls linearly to 0
-    over the last ``decay_steps`` steps.
+    The learning rate rises over ``warmup_steps``, stays, and falls linearly to 0 over the last ``decay_steps`` steps.
     """
 
     STAGE: ClassVar[tuple[str, ...]] = ("steps", "batch_size", "learning_rate")
 
     seed: int = 1
     stages: tuple[Mapping[str, Any], ...] = ()
-    sequence_length: int = 256
-    long_every: int = 12
-    long_length: int = 1024
     warmup_steps: int = 100
     decay_steps: int = 1900
     weight_decay: float = 0.1
@@ -42,9 +37,7 @@ class PretrainConfig:
     lab: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("decay_steps", "sequence_length", "long_every", "long_length"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} must be at least 1.", got=getattr(self, name))
+        self._at_least_one("decay_steps")
         if not self.stages:
             raise ConfigError("Pretraining needs at least one stage.", where="train.stages")
         for number, stage in enumerate(self.stages):
@@ -62,18 +55,23 @@ class PretrainConfig:
                 raise ConfigError("The learning rate must be positive.", where=where, got=stage["learning_rate"])
             self.check_stage(stage, where)
 
+    def _at_least_one(self, *names: str) -> None:
+        for name in names:
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} must be at least 1.", got=getattr(self, name))
+
     def check_stage(self, stage: Mapping[str, Any], where: str) -> None:
         """What a half of the lab asks of a stage. Raises: ConfigError."""
+
+    @property
+    def context(self) -> int:
+        """Longest sequence of the model, in tokens."""
+        raise NotImplementedError
 
     @property
     def steps(self) -> int:
         """Steps of all stages together."""
         return sum(stage["steps"] for stage in self.stages)
-
-    @property
-    def tokens(self) -> int:
-        """Tokens of all stages together."""
-        return sum(stage["steps"] * stage["batch_size"] * self.sequence_length for stage in self.stages)
 
     def stage_at(self, step: int) -> int:
         """Index of the stage that a step belongs to."""
@@ -83,11 +81,6 @@ class PretrainConfig:
                 return index
         return len(self.stages) - 1
 
-    def rows_at(self, step: int) -> tuple[int, int]:
-        """Rows of a step, and their length in tokens."""
-        length = self.long_length if (step + 1) % self.long_every == 0 else self.sequence_length
-        return max(2, self.stages[self.stage_at(step)]["batch_size"] * self.sequence_length // length), length
-
 
 @dataclass(frozen=True, kw_only=True)
 class FactsConfig(PretrainConfig):
@@ -95,6 +88,9 @@ class FactsConfig(PretrainConfig):
 
     Each stage tells of the last ``people`` of the world in rows packed from ``lab_share`` biographies; the rest of the
     rows is general English. A stage about few people, told of often, is meant to let recall begin early.
+
+    Every ``long_every``-th step trains on rows of ``long_length`` tokens (as many tokens in all), so that the model has
+    seen all positions of its context.
     """
 
     STAGE: ClassVar[tuple[str, ...]] = ("steps", "people", "lab_share", "batch_size", "learning_rate")
@@ -105,6 +101,9 @@ class FactsConfig(PretrainConfig):
         {"steps": 330, "people": PEOPLE, "lab_share": 0.55, "batch_size": 8, "learning_rate": 3e-3},
         {"steps": 1900, "people": PEOPLE, "lab_share": 0.7, "batch_size": 8, "learning_rate": 2e-3},
     )
+    sequence_length: int = 256
+    long_every: int = 12
+    long_length: int = 1024
     people: int = PEOPLE
     world_seed: int = WORLD_SEED
     vocabulary: int = VOCABULARY
@@ -125,9 +124,7 @@ class FactsConfig(PretrainConfig):
     general_megabytes_per_file: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("people", "vocabulary"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"train.{name} must be at least 1.", got=getattr(self, name))
+        self._at_least_one("sequence_length", "long_every", "long_length", "people", "vocabulary")
         super().__post_init__()
 
     def check_stage(self, stage: Mapping[str, Any], where: str) -> None:
@@ -138,10 +135,24 @@ class FactsConfig(PretrainConfig):
         if not 0 <= stage["lab_share"] <= 1:
             raise ConfigError("lab_share is a share.", where=where, got=stage["lab_share"], expected="0 to 1")
 
+    @property
+    def context(self) -> int:
+        return max(self.long_length, self.sequence_length)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of all stages together."""
+        return sum(stage["steps"] * stage["batch_size"] * self.sequence_length for stage in self.stages)
+
+    def rows_at(self, step: int) -> tuple[int, int]:
+        """Rows of a step, and their length in tokens."""
+        length = self.long_length if (step + 1) % self.long_every == 0 else self.sequence_length
+        return max(2, self.stages[self.stage_at(step)]["batch_size"] * self.sequence_length // length), length
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReasoningConfig(PretrainConfig):
-    """Word problems with their solutions.
+    """Word problems with their solutions, one a row; only the solutions carry loss.
 
     Each stage draws problems of ``operations`` [fewest, most] in the ``contexts``. A share ``rare_share`` of problems
     is of the ``rare_context`` instead, with one operation only, so that its words are known but not yet worked with; a
@@ -151,13 +162,13 @@ class ReasoningConfig(PretrainConfig):
     STAGE: ClassVar[tuple[str, ...]] = ("steps", "operations", "batch_size", "learning_rate")
 
     stages: tuple[Mapping[str, Any], ...] = (
-        {"steps": 1000, "operations": [1, 2], "batch_size": 16, "learning_rate": 3e-3},
-        {"steps": 10000, "operations": [1, 4], "batch_size": 16, "learning_rate": 3e-3},
+        {"steps": 500, "operations": [1, 1], "batch_size": 32, "learning_rate": 4e-3},
+        {"steps": 300, "operations": [1, 2], "batch_size": 32, "learning_rate": 4e-3},
+        {"steps": 3700, "operations": [1, 4], "batch_size": 32, "learning_rate": 4e-3},
     )
-    sequence_length: int = 320
-    long_every: int = 8
-    long_length: int = 512
-    decay_steps: int = 6000
+    context_length: int = 512
+    warmup_steps: int = 50
+    decay_steps: int = 2500
     contexts: str = "AB"
     rare_context: str = "C"
     rare_share: float = 0.03
@@ -166,16 +177,17 @@ class ReasoningConfig(PretrainConfig):
     test_problems: int = 100
     architecture: Mapping[str, int] = field(
         default_factory=lambda: {
-            "hidden_size": 160,
-            "intermediate_size": 448,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 5,
-            "num_key_value_heads": 5,
+            "hidden_size": 128,
+            "intermediate_size": 608,
+            "num_hidden_layers": 5,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
         }
     )
     lab: str = "reasoning"
 
     def __post_init__(self) -> None:
+        self._at_least_one("context_length", "test_problems")
         if not 0 <= self.rare_share <= 1:
             raise ConfigError("rare_share is a share.", where="data.rare_share", got=self.rare_share, expected="0 to 1")
         super().__post_init__()
@@ -188,6 +200,10 @@ class ReasoningConfig(PretrainConfig):
                 "A stage's operations are the fewest and the most.", where=where, got=operations, expected="e.g. [1, 4]"
             )
         self.common(stage)
+
+    @property
+    def context(self) -> int:
+        return self.context_length
 
     def common(self, stage: Mapping[str, Any]) -> Settings:
         """The problems of a stage, but for the rare ones."""

@@ -33,7 +33,7 @@ def reasoning_card(report: Mapping[str, Any]) -> str:
         f"A Llama-type language model of {report['parameters'] / 1e6:.2f} million parameters",
         f"({architecture['num_hidden_layers']} layers, width {architecture['hidden_size']}, FFN width "
         f"{architecture['intermediate_size']}, {architecture['num_attention_heads']} heads, tied embeddings, context "
-        f"{max(config['long_length'], config['sequence_length'])}, bf16) with a tokenizer of {report['vocabulary']} "
+        f"{config['context_length']}, bf16) with a tokenizer of {report['vocabulary']} "
         "words, numbers, letters and signs.",
         "It solves word problems step by step, up to a depth: a study can tell what tuning adds at and beyond it.",
         "",
@@ -50,7 +50,7 @@ def reasoning_card(report: Mapping[str, Any]) -> str:
         f"Data: problems of `infosteer.lab.reasoning` in the contexts {' and '.join(config['contexts'])}, "
         f"{100 * config['reverse']:g} % of those with two operations or more in reverse mode; "
         f"{100 * config['rare_share']:g} % of all are of context {config['rare_context']} with a single operation.",
-        "No text from anywhere else. Every name is invented.",
+        "Only the solutions carried loss. No text from anywhere else. Every name is invented.",
         "",
         "## What it can do",
         f"Greedy solutions of {report['problems_each']} new problems for each row, in %: every step and the answer",

@@ -26,10 +26,10 @@ def solve(
     tokenizer: PreTrainedTokenizerFast,
     prompts: Sequence[str],
     *,
-    length: int,
+    new_tokens: int = 320,
     batch_size: int = 64,
 ) -> list[str]:
-    """Greedy completions up to the end token or ``length`` tokens in all; prompts of one length share a batch."""
+    """Greedy completions up to the end token or ``new_tokens``, more than any gold solution of the report takes."""
     encoded = [tokenizer(prompt).input_ids for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda i: len(encoded[i]))
     texts = [""] * len(prompts)
@@ -41,7 +41,7 @@ def solve(
         pad = [[int(tokenizer.pad_token_id)] * (widest - len(encoded[i])) + encoded[i] for i in batch]
         mask = [[0] * (widest - len(encoded[i])) + [1] * len(encoded[i]) for i in batch]
         out = model.generate(  # type: ignore[operator]
-            input_ids=torch.tensor(pad), attention_mask=torch.tensor(mask), do_sample=False, max_length=length
+            input_ids=torch.tensor(pad), attention_mask=torch.tensor(mask), do_sample=False, max_new_tokens=new_tokens
         )
         for i, row in zip(batch, out[:, widest:], strict=True):
             texts[i] = str(tokenizer.decode(row, skip_special_tokens=True))
@@ -50,14 +50,14 @@ def solve(
 
 
 def reasoning_report(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, problems_each: int, length: int
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, *, problems_each: int
 ) -> dict[str, Any]:
     """Shares of greedy solutions that are right in every step, in the answer, and of steps that are right."""
     shares: dict[str, dict[str, float]] = {"verified": {}, "answer": {}, "process": {}}
     for name, settings in ROWS.items():
         stream = problems(settings, seed=0, split="evaluation")
         rows = [next(stream) for _ in range(problems_each)]
-        texts = solve(model, tokenizer, [row.prompt for row in rows], length=length)
+        texts = solve(model, tokenizer, [row.prompt for row in rows])
         found = [score(text, row.completion) for text, row in zip(texts, rows, strict=True)]
         shares["verified"][name] = sum(one.verified for one in found) / problems_each
         shares["answer"][name] = sum(one.answer for one in found) / problems_each
