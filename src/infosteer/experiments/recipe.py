@@ -36,7 +36,7 @@ class Recipe:
 
     name: str = setting("", "names the default output folder; the file's name unless given")
     description: str = setting("", "for people; not used")
-    model: str = setting("embedded", "`embedded`, a folder, or a hub id")
+    model: str = setting("embedded", "`embedded`, `embedded:reasoning`, a folder, or a hub id")
     trust_structure: bool = setting(False, "let a structural search find the FFN sites of an unknown model")
     data: DataSettings = field(metadata={"help": "the training rows"})
     train: TrainSettings = field(default_factory=TrainSettings, metadata={"help": "how every arm is trained"})
@@ -166,6 +166,8 @@ def recipe_from(data: Mapping[str, Any], source: Source, folder: Path) -> Recipe
     sets = {n: replace(s, source=resolve_path(s.source, folder)) for n, s in recipe.evaluate.items()}
     found = tuple(resolve_path(source, folder) for source in recipe.data.sources)
     rows = replace(recipe.data, train=found[0] if isinstance(recipe.data.train, str) else found)
+    if rows.calibration is not None:
+        rows = replace(rows, calibration=resolve_path(rows.calibration, folder))
     model, sweep = resolve_path(recipe.model, folder), _resolve_sweep(recipe.sweep, folder)
     resolved = replace(recipe, arms=arms, evaluate=sets, data=rows, model=model, sweep=sweep)
     for name in arms:
@@ -175,7 +177,7 @@ def recipe_from(data: Mapping[str, Any], source: Source, folder: Path) -> Recipe
 
 def resolve_path(text: str, folder: Path) -> str:
     """A path that exists from here, the recipe's folder or its parent, made absolute; else the text itself."""
-    if text == "embedded" or text.startswith("lab:") or not text:
+    if text.partition(":")[0] in ("embedded", "lab") or not text:
         return text
     shared = os.environ.get(DATA_VARIABLE)
     if shared and text.startswith(_DATA_PREFIX):
@@ -211,6 +213,8 @@ def _resolve_arm(arm: Arm, name: str, raw: Any, source: Source, folder: Path) ->
     if "train" in data:
         rows = data["train"]
         data["train"] = resolve_path(rows, folder) if isinstance(rows, str) else [resolve_path(r, folder) for r in rows]
+    if data.get("calibration") is not None:
+        data["calibration"] = resolve_path(data["calibration"], folder)
     return Arm(methods=methods, train=train, data=data)
 
 

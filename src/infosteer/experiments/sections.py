@@ -33,6 +33,12 @@ class DataSettings:
     options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "settings of a generated source, e.g. `people: 40` for lab:facts"}
     )
+    calibration: str | None = setting(
+        None,
+        "source of texts for methods that ask which memories are in use, e.g. `lab:facts/texts`; the same texts for "
+        "every arm and seed",
+    )
+    calibration_limit: int = setting(256, "use only this many of these texts", minimum=1)
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -52,7 +58,7 @@ class EvaluateSettings:
     limit: int | None = setting(None, "use only this many good rows", minimum=1)
     batch_size: int = setting(64, "rows per forward", minimum=1)
     scoring: str | None = setting(
-        None, "exact_match, number, option or text; null takes what the rows' format stands for"
+        None, "exact_match, number, option, process or text; null takes what the rows' format stands for"
     )
     score_options: bool = setting(
         True, "compare the likelihoods of the options too; false saves the time where answers are matched"

@@ -12,14 +12,15 @@ EMBEDDED = "embedded"
 
 
 def resolve_model(model: str) -> str:
-    """A folder or hub id that transformers can load; ``embedded`` is the base model inside the package.
+    """A folder or hub id that transformers can load; ``embedded`` and ``embedded:reasoning`` are inside the package.
 
     Raises: ConfigError for a path that does not exist or a folder without a model.
     """
-    if model == EMBEDDED:
+    kind, colon, half = model.partition(":")
+    if kind == EMBEDDED:
         from infosteer.lab import embedded_base
 
-        return str(embedded_base())
+        return str(embedded_base(half) if colon else embedded_base())
     path = Path(model).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
@@ -32,7 +33,7 @@ def resolve_model(model: str) -> str:
         raise ConfigError(
             "There is no such model folder.",
             where=f"model: {model}",
-            expected="`embedded`, a folder with config.json, or a hub id such as Qwen/Qwen2.5-1.5B",
+            expected="`embedded`, `embedded:reasoning`, a folder with config.json, or a hub id such as Qwen/Qwen2.5-1.5B",
         )
     return model
 
