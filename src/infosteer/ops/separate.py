@@ -157,10 +157,10 @@ def roc_area(scores: Tensor, labels: Tensor) -> Area:
     below = 1 - (ranks[m:] - inside_low) / m
     value = float(above.mean())
     variance = sum(float(part.var()) / len(part) for part in (above, below) if len(part) > 1)
-    return area(value, variance, min(m, n))
+    return make_area(value, variance, min(m, n))
 
 
-def area(value: float, variance: float, smaller: int, level: float = 0.95) -> Area:
+def make_area(value: float, variance: float, smaller: int, level: float = 0.95) -> Area:
     """An area with its interval on the logit scale; at 0 and 1, where that has none, Wilson's of ``smaller`` trials,
     the number of rows in the smaller class."""
     z = NormalDist().inv_cdf((1 + level) / 2)
