@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from infosteer.methods.interventions.key_lift import Intervention as Intervention
     from infosteer.methods.params.protect_memory import ProtectMemory as ProtectMemory
     from infosteer.methods.penalties.key_entropy import EntropyRegularization as EntropyRegularization
+    from infosteer.methods.probes.information_flux import InformationFlux as InformationFlux
+    from infosteer.methods.probes.knowledge_entropy import KnowledgeEntropy as KnowledgeEntropy
+    from infosteer.methods.probes.region_shift import RegionShift as RegionShift
+    from infosteer.methods.probes.token_information import TokenInformation as TokenInformation
     from infosteer.models import locate as locate
     from infosteer.training.attach import attach as attach
     from infosteer.training.transform import transform_rows as transform_rows
@@ -32,6 +36,10 @@ _HOMES = {
     "Intervention": "infosteer.methods.interventions.key_lift",
     "EntropyRegularization": "infosteer.methods.penalties.key_entropy",
     "ProtectMemory": "infosteer.methods.params.protect_memory",
+    "InformationFlux": "infosteer.methods.probes.information_flux",
+    "KnowledgeEntropy": "infosteer.methods.probes.knowledge_entropy",
+    "RegionShift": "infosteer.methods.probes.region_shift",
+    "TokenInformation": "infosteer.methods.probes.token_information",
     "transform_rows": "infosteer.training.transform",
     "list_methods": "infosteer.core.registry",
     "method_info": "infosteer.core.registry",

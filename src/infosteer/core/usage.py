@@ -41,7 +41,7 @@ def show_text(
             "a method needs a calibration text to find out which memories are in use",
             where="calibration",
             expected="a list of texts or of batches of input_ids",
-            fix="pass calibration= to steer or attach; in a recipe set data.calibration, e.g. lab:facts/biographies",
+            fix="pass calibration= to steer or attach; in a recipe set data.calibration, e.g. lab:facts/texts",
         )
     kept: Tensor = torch.empty(0)
     empty = True

@@ -59,6 +59,9 @@ def key_entropy(k: Tensor, normalization: str = "magnitude") -> Tensor:
     check_floating("k", k)
     if k.shape[-1] == 0:
         raise ConfigError("Rows without coefficients have no entropy.", where="k", got=f"shape {tuple(k.shape)}")
+    recorded = k.requires_grad and torch.is_grad_enabled()
+    if normalization == "magnitude" and not recorded and not torch.compiler.is_compiling() and k.device.type == "cpu":
+        return _magnitude_entropy(k.reshape(-1, k.shape[-1])).view(k.shape[:-1])
     out: Tensor = _KeyEntropy.apply(k, normalization)
     return out
 
@@ -91,6 +94,25 @@ def entropy_gradient_rows(
     if normalization == "square":
         return slope * x * (2 / size)
     return slope * torch.sign(x) / size
+
+
+def _magnitude_entropy(rows: Tensor) -> Tensor:
+    """(R,) entropies without gradient: few passes over rows (R, M) of ordinary size, the careful way for others."""
+    wide = _statistics_dtype(rows)
+    out = torch.empty(rows.shape[0], dtype=wide)
+    step = rows_per_chunk(rows.shape[1])
+    buffers = torch.empty((2, min(step, rows.shape[0]), rows.shape[1]), dtype=wide)
+    for start in range(0, rows.shape[0], step):
+        chunk = rows[start : start + step]
+        size, log = buffers[:, : chunk.shape[0]]
+        torch.abs(chunk.detach().to(wide), out=size)
+        total = size.sum(dim=1)
+        torch.clamp_min(size, torch.finfo(wide).tiny, out=log).log_()  # 0 ln 0 = 0
+        here = out[start : start + step]
+        torch.sub(total.log(), log.mul_(size).sum(dim=1) / total, out=here)
+        if not bool(((total > _EASY_SUM[0]) & (total < _EASY_SUM[1])).all()):
+            here.copy_(_KeyEntropy.apply(chunk.detach(), "magnitude"))
+    return out
 
 
 def _easy_magnitude_gradient(k: Tensor) -> Tensor | None:
