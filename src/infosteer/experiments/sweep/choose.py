@@ -9,8 +9,9 @@ from typing import Any
 
 from infosteer.experiments.judge import add_stored
 from infosteer.experiments.sweep.cells import Cell, canonical
+from infosteer.experiments.sweep.checks import lower_is_better
 from infosteer.experiments.sweep.folder import SweepDir, check_metric
-from infosteer.experiments.sweep.plan import Plan, Row, lower_is_better
+from infosteer.experiments.sweep.plan import Plan, Row
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

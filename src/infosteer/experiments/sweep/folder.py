@@ -8,6 +8,7 @@ lock that the system gives up when the process ends.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import platform
 import time
@@ -124,6 +125,7 @@ def measure(folder: RunDir, trial: Trial, bench: Bench) -> dict[str, Any]:
             found = bench.train(trial.recipe, trial.arm, trial.seed, folder)
             assert found is not None, "a sweep's processes do not train together"
             outcome = found
+        json.dumps(outcome, allow_nan=False)  # a measure that is not a number fails the trial, not the sweep
     except Exception as error:
         if disk_full(error):
             raise

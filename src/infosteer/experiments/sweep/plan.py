@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,8 @@ from infosteer.experiments.schema import build, merged, partial, to_plain
 from infosteer.experiments.sections import Arm, EvaluateSettings
 from infosteer.experiments.source import Source
 from infosteer.experiments.sweep.cells import Cell, canonical, cells_of, check_keys, count_cells, label, shared
-from infosteer.experiments.sweep.settings import MAX_TRIALS, SweepSettings, Tune
+from infosteer.experiments.sweep.checks import check_tune, set_of
+from infosteer.experiments.sweep.settings import MAX_TRIALS, SweepSettings
 from infosteer.training.settings import TrainSettings
 
 TRIAL_ARM = "arm"  # what every arm is called in a trial's own recipe: equal trials of two arms are one
@@ -72,7 +73,7 @@ class Plan:
         self._config.pop("sweep", None)
         self._variants: dict[str, Recipe] = {}
         check_keys(recipe, self.sweep, source)
-        _check_tune(recipe, self.sweep, source)
+        check_tune(recipe, self.sweep, source)
         self._check_size()
         self.cells = {arm: cells_of(self.sweep, arm, recipe.arms) for arm in recipe.arms}
         self.tune_sets = self._tune_sets()
@@ -173,7 +174,7 @@ class Plan:
         if tune is None:
             return {}
         found = {}
-        for name, changes in (tune.sets or {_set_of(metric): {} for metric in tune.metrics}).items():
+        for name, changes in (tune.sets or {set_of(metric): {} for metric in tune.metrics}).items():
             path = ("sweep", "tune", "sets", name)
             changes = {"source": changes} if isinstance(changes, str) else changes
             if name in self.recipe.evaluate:
@@ -243,67 +244,3 @@ def _base_trial(recipe: Recipe) -> Trial:
 
 def _address(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(canonical(config).encode()).hexdigest()[:20]
-
-
-def _set_of(metric: str) -> str:
-    return metric.rpartition("/")[0]
-
-
-def _check_tune(recipe: Recipe, sweep: SweepSettings, source: Source) -> None:
-    for metric in sweep.primaries:
-        if sweep.primary is not None and _set_of(metric) not in recipe.evaluate:
-            raise _no_set(metric, recipe.evaluate, source.at(("sweep", "primary")))
-    tune = sweep.tune
-    if tune is None:
-        return
-    seeds = tune.seeds
-    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or max(seeds) >= 2**32:
-        raise ConfigError(
-            "Tuning seeds must be different whole numbers from 0 to 2^32 - 1.",
-            where=source.at(("sweep", "tune", "seeds")),
-            got=list(seeds),
-        )
-    both = sorted(set(seeds) & set(recipe.seeds))
-    if both:
-        raise ConfigError(
-            "A seed that chooses settings cannot judge them.",
-            where=source.at(("sweep", "tune", "seeds")),
-            got=f"{both} in both seeds and sweep.tune.seeds",
-            expected="final seeds that were not used for tuning",
-        )
-    if not sweep.keys:
-        raise ConfigError(
-            "There is nothing to tune.", where=source.at(("sweep",)), expected="sweep.grid or sweep.random"
-        )
-    _check_metrics(recipe, tune, source)
-    if not tune.per_arm:
-        own = [key for key in sweep.keys if key.startswith("arms.")]
-        if own:
-            raise ConfigError(
-                "With per_arm: false all arms take the baseline's cell, so a key of one arm cannot vary.",
-                where=source.at(("sweep", "tune", "per_arm")),
-                got=own[0],
-            )
-
-
-def _check_metrics(recipe: Recipe, tune: Tune, source: Source) -> None:
-    where = source.at(("sweep", "tune", "metric"))
-    known: Sequence[str] = list(tune.sets or recipe.evaluate)
-    if not tune.metrics:
-        raise ConfigError("Tuning needs a metric.", where=where, expected="<set>/<measure>")
-    for metric in tune.metrics:
-        if _set_of(metric) not in known:
-            raise _no_set(metric, known, where)
-    if len({lower_is_better(metric) for metric in tune.metrics}) > 1:
-        raise ConfigError("A mean of losses and shares means nothing.", where=where, got=", ".join(tune.metrics))
-
-
-def lower_is_better(metric: str) -> bool:
-    """Whether a metric is a loss."""
-    return metric.rpartition("/")[2].endswith(("nll", "bits_per_byte"))
-
-
-def _no_set(metric: str, known: Iterable[str], where: str) -> ConfigError:
-    return ConfigError(
-        "This metric is of no set.", where=where, got=metric, expected=", ".join(f"{name}/<measure>" for name in known)
-    )

@@ -41,7 +41,8 @@ def write_trials(
 ) -> None:
     """Rewrite the table; whoever reads it meanwhile sees the old or the new one.
 
-    A trial that failed has one line without metric and value. Beside ``COLUMNS`` there is a column for every key that
+    A metric is a measure of a set, or one of the session's monitors (``infosteer/...``) as it was last logged. A trial
+    that failed has one line without metric and value. Beside ``COLUMNS`` there is a column for every key that
     varies: numbers where all its values are, else text; null where the arm has no such key.
     """
     import pyarrow
@@ -112,5 +113,5 @@ def _lines(
             yield line
             continue
         line |= {"steps": outcome["train"]["steps"], "loss": outcome["train"]["loss"]}
-        for metric, value in outcome["metrics"].items():
+        for metric, value in [*outcome["metrics"].items(), *outcome["train"]["monitors"].items()]:
             yield {**line, "metric": metric, "value": value}

@@ -6,6 +6,7 @@ the choice of cells a function of the tuning outcomes.
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 
@@ -26,11 +27,16 @@ def work(plan: Plan, folder: SweepDir, bench: Bench, done: Callable[[], None] = 
 
     Raises: RunError for a disk or folder that cannot be written; ConfigError for a tuning metric that is not measured.
     """
+    frozen = False
     while trials := open_trials(plan, folder):
         mine = 0
         for trial in trials:
             if not folder.done(trial) and do_trial(folder.trial(trial), trial, bench):
                 mine += 1
+                if not frozen:  # the libraries are loaded by now; going through them takes longer than a small trial
+                    gc.collect()
+                    gc.freeze()
+                    frozen = True
                 check_tuning(plan, folder, trial)
                 done()
         if not mine:
