@@ -9,9 +9,10 @@ TORCH := $(shell sed -n 's/^torch==/torch==/p' requirements.lock)
 PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
 WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+APT := -o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o DPkg::Lock::Timeout=60
 VERSION_CHECK := import sys; sys.exit(sys.version_info < (3, 11))
 
-.PHONY: help setup demo test test-slow lint bench lock clean
+.PHONY: help setup demo test test-slow test-browser lint bench lock clean
 .DEFAULT_GOAL := help
 
 help:  ## show the targets
@@ -22,11 +23,20 @@ setup: $(READY)  ## make ./.venv with the pinned versions; repeated only when th
 demo: $(READY)  ## train four ways on the lab and print the table (ARGS=--quick: one seed)
 	$(BIN)/infosteer demo $(ARGS)
 
-test: $(READY)  ## run the tests, all but the slow ones
-	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow" $(ARGS)
+test: $(READY)  ## run the tests, all but the slow ones and those that need a browser
+	$(BIN)/python -m pytest -n $(WORKERS) -m "not slow and not browser" $(ARGS)
 
 test-slow: $(READY)  ## run the slow tests
 	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(ARGS)
+
+# Chromium comes from Debian where this may install it; where there is none, the tests are skipped and say so.
+test-browser: $(READY)  ## open the report in headless Chromium
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	{ [ "`id -u`" = 0 ] && command -v apt-get >/dev/null && echo "installing chromium" && \
+	{ timeout 120 apt-get $(APT) update; \
+	DEBIAN_FRONTEND=noninteractive timeout 300 apt-get $(APT) install -y --no-install-recommends chromium; } >/dev/null 2>&1; } || \
+	echo "no Chromium here, and it cannot be installed: the browser tests are skipped"
+	$(BIN)/python -m pytest -rs -m browser tests/inspection $(ARGS)
 
 lint: $(READY)  ## check style and types
 	$(BIN)/ruff check .

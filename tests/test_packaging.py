@@ -220,7 +220,7 @@ def test_make_sets_up_once_and_torch_first(tmp_path: Path) -> None:
     assert asked.index("-m venv --clear .venv") < min(i for i, line in enumerate(asked) if " install " in line)
     assert make(folder, "test", *settings).returncode == 0
     later = notes.read_text().splitlines()[len(asked) :]
-    assert later == ["-m pytest -n 2 -m not slow"]
+    assert later == ["-m pytest -n 2 -m not slow and not browser"]
     os.utime(folder / "requirements.lock", (4e9, 4e9))
     assert make(folder, "setup", *settings).returncode == 0
     assert sum(" install " in line for line in notes.read_text().splitlines()) == 6
@@ -258,6 +258,12 @@ def test_ci_passes_only_when_tests_passed(closing: str, make_code: int, code: in
 @pytest.mark.parametrize("output", ["no tests ran in 0.01s", "nothing at all"])
 def test_ci_fails_when_nothing_was_tested(output: str, tmp_path: Path) -> None:
     assert run_ci(tmp_path, f'[ "$1" = lint ] || echo "{output}"').returncode == 1
+
+
+def test_ci_fails_when_the_browser_tests_fail(tmp_path: Path) -> None:
+    done = run_ci(tmp_path, '[ "$1" = test-browser ] && exit 2; echo "12 passed in 1.00s"')
+    assert done.returncode == 1
+    assert done.stdout.splitlines()[-2:] == ["the browser tests failed", "12 passed in 1.00s"]
 
 
 def test_ci_fails_when_lint_fails(tmp_path: Path) -> None:

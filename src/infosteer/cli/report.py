@@ -26,8 +26,13 @@ def report(
         typer.echo(str(figures))
 
 
-def report_after(run: Path) -> None:
-    """Write the report of a run that just ended and say where it lies; a failure is a warning, the run is done."""
+def write_report_of(run: Path, *, json: bool = False) -> None:
+    """Write the report of a run that just ended and say where it lies; a failure is a warning, the run is done.
+
+    Args:
+        run: the run's folder.
+        json: stdout belongs to JSON, so the path goes to stderr.
+    """
     from infosteer.inspection.report import write_report
 
     try:
@@ -35,4 +40,4 @@ def report_after(run: Path) -> None:
     except Exception as error:  # whatever it is, it must not make a finished run look failed
         typer.echo(f"The report was not written: {error}", err=True)
     else:
-        typer.echo(f"report: {path}", err=True)
+        typer.echo(f"report: {path}", err=json)

@@ -41,6 +41,7 @@ def execute(recipe: str | dict[str, Any], overrides: list[str], output: Path | N
     """Run and print what came out; also when an arm failed, since the others' results are there."""
     from infosteer.cli.logs import show_log
     from infosteer.cli.progress import make_reporter
+    from infosteer.cli.report import write_report_of
     from infosteer.errors import RunError
     from infosteer.experiments.run import run as run_recipe
 
@@ -55,9 +56,11 @@ def execute(recipe: str | dict[str, Any], overrides: list[str], output: Path | N
         failed = error.where if isinstance(error.where, Path) and error.where.name == "results.json" else None
         if failed is not None and main:
             print_results(failed.parent, json=json)
+            write_report_of(failed.parent, json=json)
         raise
     if main:
         print_results(path, json=json)
+        write_report_of(path, json=json)
 
 
 def print_results(path: Path, *, json: bool) -> None:
