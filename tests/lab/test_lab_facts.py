@@ -195,7 +195,7 @@ def test_sft_rows() -> None:
 
 def test_evaluation_sets_do_not_depend_on_the_seed() -> None:
     for key in KEYS:
-        if key != "facts":
+        if key not in ("facts", "facts/texts", "reasoning"):
             assert load(key, seed=1) == load(key, seed=2)
 
 
@@ -235,3 +235,26 @@ def test_recall_prefix_is_the_start_of_its_sentence() -> None:
             start, full = recall_prefix(person, attribute, way), sentence(person, attribute, way)
             assert full == f"{start} {person.facts[attribute.name]}."
             assert person.name in start
+
+
+def test_texts_are_biographies_of_the_people_asked_for() -> None:
+    world = make_world()
+    sentences = set(all_sentences(world))
+    groups = {"pool": world.pool, "test": world.test, "all": world.people}
+    for people, group in groups.items():
+        rows = load("facts/texts", people=people, seed=3)
+        assert sorted(row["person"] for row in rows) == sorted(person.name for person in group)
+        for row in rows[:20]:
+            said = {f"{part.removesuffix('.')}." for part in row["text"].split(". ")}
+            assert said <= sentences
+            assert len(said) == len(ATTRIBUTES)
+            assert all(row["person"] in part for part in said)
+    assert load("facts/texts") == load("facts/texts", people="pool", seed=0)
+    assert load("facts/texts", seed=1) != load("facts/texts", seed=2)
+    many = load("facts/texts", people="test", count=2 * TEST_PEOPLE + 7)
+    assert max(Counter(row["person"] for row in many).values()) == 3
+    assert len({row["text"] for row in many}) == len(many), "other phrasings in every round"
+    assert load("facts/texts", people="test", count=9) == many[:9]
+    for wrong in ({"people": "few"}, {"people": 40}, {"count": 0}, {"count": True}):
+        with pytest.raises(ConfigError):
+            load("facts/texts", **wrong)

@@ -162,6 +162,8 @@ class ParamTarget:
 class ParamMethod(Method):
     """Surface ``params``: changes which parameters learn, how, and from where."""
 
+    calibrates: ClassVar[bool] = False  # whether it asks for ``ParamTarget.usage``
+
     @abc.abstractmethod
     def apply(self, target: ParamTarget) -> Handle:
         """Acts on the model's parameters; runs when steering begins, before any optimizer step."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from infosteer.core.metrics import PREFIX
 from infosteer.errors import InfoSteerError, RunError
-from infosteer.experiments.inputs import GENERATED, TrainingRows, check_layers, training_rows
+from infosteer.experiments.inputs import GENERATED, TrainingRows, calibration_texts, check_methods, training_rows
 from infosteer.experiments.judge import evaluate_sets, load_sets, outcome_of, overlaps
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.reporter import Reporter
@@ -43,7 +44,7 @@ class Bench:
             if skipped and sources not in told:
                 told.add(sources)
                 self.reporter.note(f"{skipped} bad rows skipped in {sources}")
-        check_layers(recipe)
+        check_methods(recipe)
 
     def sets(self, recipe: Recipe) -> dict[str, Any]:
         """The recipe's evaluation sets."""
@@ -101,13 +102,14 @@ class Bench:
                 seed=seed,
                 output_dir=place,
                 trust_structure=recipe.trust_structure,
+                calibration=calibration_texts(recipe.data_for(arm)),
                 on_log=log,
                 on_step=lambda done, total: self.reporter.steps(done=done, total=total),
             )
             try:
                 if self.main:
                     outcome = self._evaluate(recipe, arm, seed, trained)
-                    outcome["train"]["monitors"] = monitors
+                    outcome["train"]["monitors"] = {key: v for key, v in monitors.items() if math.isfinite(v)}
             finally:
                 trained.close()
             trained.wait()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from infosteer.errors import ConfigError, DataError
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.sections import DataSettings
 
@@ -43,12 +45,40 @@ def training_rows(data: DataSettings, seed: int) -> TrainingRows:
     return TrainingRows(rows=rows, skipped=skipped)
 
 
-def check_layers(recipe: Recipe) -> None:
-    """Every method's layers against the model's, without loading weights.
+def calibration_texts(data: DataSettings) -> list[str] | None:
+    """The texts for methods that ask which memories are in use; None where the recipe names none.
 
-    Raises: ArchitectureError for a model without known sites; ConfigError for layers that it does not have.
+    Raises: DataError for a source that is missing or holds chat messages.
     """
+    from infosteer.training.rows import read_rows
+
+    if data.calibration is None:
+        return None
+    rows = read_rows(data.calibration, purpose="train", limit=data.calibration_limit)
+    texts = [row["text"] if "text" in row else row["prompt"] + row["completion"] for row in rows if _is_text(row)]
+    if len(texts) < len(rows):
+        raise DataError(
+            "Calibration takes texts, not chat messages.",
+            where="data.calibration",
+            got=data.calibration,
+            expected="rows with text, or with prompt and completion as text",
+        )
+    return texts
+
+
+def _is_text(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("text", row.get("completion")), str)
+
+
+def check_methods(recipe: Recipe) -> None:
+    """Every method's layers against the model's, and its calibration text, without loading weights.
+
+    Raises: ArchitectureError for a model without known sites; ConfigError for layers that it does not have, and for a
+        method that needs a calibration text where there is none; DataError for one that cannot be read.
+    """
+    from infosteer.core.contract import SiteMethod
     from infosteer.core.registry import build_method
+    from infosteer.core.surfaces import ParamMethod, ProbeMethod
     from infosteer.models import locate
     from infosteer.training.loading import load_skeleton
 
@@ -56,7 +86,16 @@ def check_layers(recipe: Recipe) -> None:
         return
     sites = locate(load_skeleton(recipe.model), trust_structure=recipe.trust_structure)
     for name, arm in recipe.arms.items():
+        texts = calibration_texts(recipe.data_for(name))
         for index, mapping in enumerate(arm.methods):
             method = build_method(mapping, where=f"arms.{name}[{index}]")
-            if hasattr(method, "select"):
+            if isinstance(method, SiteMethod):
                 method.select(sites)
+            asks = isinstance(method, (ParamMethod, ProbeMethod)) and method.calibrates and not method.off
+            if asks and texts is None:
+                raise ConfigError(
+                    f"{mapping['method']} needs a text that shows which memories are in use.",
+                    where=f"arms.{name}[{index}]",
+                    got="data.calibration is not set",
+                    fix="set it to a source of texts, e.g. data: {calibration: lab:facts/texts}",
+                )

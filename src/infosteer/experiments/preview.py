@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from infosteer.experiments.inputs import check_layers, training_rows
+from infosteer.experiments.inputs import check_methods, training_rows
 from infosteer.experiments.judge import load_sets
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.schema import flat
@@ -25,7 +25,7 @@ def preview(recipe: Recipe, count: int) -> dict[str, Any]:
     """
     training = training_rows(recipe.data, recipe.seeds[0])
     sets = load_sets(recipe)
-    check_layers(recipe)
+    check_methods(recipe)
     tokenizer = load_tokenizer(recipe.model)
     train = recipe.train
     encoded = _encoded(training.rows, tokenizer, train)

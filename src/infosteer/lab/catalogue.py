@@ -13,10 +13,12 @@ from infosteer.lab.questions import (
     AXES,
     DEFAULT_PEOPLE,
     DEFAULT_QUESTIONS,
+    TEXT_PEOPLE,
     axis_rows,
     biography_rows,
     recall_rows,
     sft_rows,
+    text_rows,
 )
 from infosteer.lab.reasoning import rows as reasoning
 from infosteer.lab.reasoning.problems import Settings
@@ -31,6 +33,7 @@ KEYS: Mapping[str, str] = {
     "facts/recall": "completion of pretraining sentences, attributes asked in SFT",
     "facts/recall_unasked": "completion of pretraining sentences, attributes never asked in SFT",
     "facts/biographies": "texts in pretraining phrasings, for likelihood",
+    "facts/texts": "texts in pretraining phrasings about people of one's choice, for replay and calibration",
     "reasoning": "SFT rows (prompt, completion): word problems with worked solutions",
     "reasoning/id": "in distribution: the depths and stories of pretraining, other problems",
     "reasoning/edge": "two operations more than pretraining had",
@@ -40,6 +43,7 @@ KEYS: Mapping[str, str] = {
 }
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "facts": {"people": DEFAULT_PEOPLE, "questions": DEFAULT_QUESTIONS},
+    "facts/texts": {"people": TEXT_PEOPLE[0], "count": None},
     "reasoning": {"count": 200, "operations": "5-6", "contexts": "AB", "reverse": 0.0, "distractors": 2, "largest": 20},
 }
 
@@ -48,14 +52,15 @@ def load(key: str, *, seed: int = 0, limit: int | None = None, **options: Any) -
     """Rows of a data set of the lab.
 
     Args:
-        key: one of ``KEYS``. ``facts`` and ``reasoning`` give ``{"prompt", "completion"}``, ``facts/biographies`` gives
-            ``{"text", "person"}``, the other facts sets give ``{"prompt", "answer", "options", "person",
-            "attribute"}``, recall sets also ``"stop"``, the list of texts at which a greedy answer ends. The other
-            reasoning sets give ``{"prompt", "answer", "operations", "context", "reverse"}``, the answer being the whole
+        key: one of ``KEYS``. ``facts`` and ``reasoning`` give ``{"prompt", "completion"}``, ``facts/biographies``
+            and ``facts/texts`` give ``{"text", "person"}``, the other facts sets give ``{"prompt", "answer", "options",
+            "person", "attribute"}``, recall sets also ``"stop"``, the list of texts at which a greedy answer ends.
+            The other reasoning sets give ``{"prompt", "answer", "operations", "context", "reverse"}``, the answer being the whole
             worked solution.
         seed: which people SFT asks about and how, or which problems; the evaluation sets are the same for every seed.
         limit: at most so many rows; the order is shuffled once for all, so the first rows are a fair sample.
-        **options: for ``facts``: ``people`` (1 to 800) and ``questions`` for each fact (1 to 6). For ``reasoning``:
+        **options: for ``facts``: ``people`` (1 to 800) and ``questions`` for each fact (1 to 6). For
+            ``facts/texts``: ``people`` ("pool", "test" or "all") and ``count`` of texts. For ``reasoning``:
             ``count`` of problems, ``operations`` (a number or a range such as "5-6"), ``contexts`` (letters of A, B and
             C), ``reverse`` (share with an unknown), ``distractors`` (most of them), ``largest`` value.
 
@@ -87,6 +92,9 @@ def load(key: str, *, seed: int = 0, limit: int | None = None, **options: Any) -
         _check("people", settings["people"], 1, PEOPLE - TEST_PEOPLE)
         _check("questions", settings["questions"], 1, 6)
         rows = sft_rows(make_world(), seed=seed, **settings)
+    elif key == "facts/texts":
+        _check_texts(**settings)
+        rows = text_rows(make_world(), seed=seed, **settings)
     elif key == "reasoning":
         _check("count", settings["count"], 1, 1_000_000)
         rows = reasoning.tuning_rows(_problem_settings(settings), seed=seed, count=settings["count"])
@@ -105,6 +113,13 @@ def _evaluation_rows(name: str) -> list[dict[str, Any]]:
         "biographies": lambda: biography_rows(world),
     }
     return axis_rows(world, name) if name in AXES else others[name]()
+
+
+def _check_texts(*, people: object, count: object) -> None:
+    if people not in TEXT_PEOPLE:
+        raise ConfigError("people names no group.", where="people", got=people, expected=", ".join(TEXT_PEOPLE))
+    if count is not None:
+        _check("count", count, 1, 1_000_000)
 
 
 def _problem_settings(options: Mapping[str, Any]) -> Settings:

@@ -20,6 +20,7 @@ NEW_FORMS = ("Do you know {n}'s {w}?", "As for {n}, which {w} was named?")
 _PROMPT = "Question: {q}\nAnswer:"
 DEFAULT_PEOPLE = 40
 DEFAULT_QUESTIONS = 2
+TEXT_PEOPLE = ("pool", "test", "all")
 OPTIONS = 8
 
 
@@ -102,6 +103,24 @@ def biography_rows(world: World) -> list[dict[str, Any]]:
     """Biographies of the test people, one each, for likelihood of the pretraining text after tuning."""
     rows = [{"text": biography(p, random.Random(f"text/{p.name}")), "person": p.name} for p in world.test]
     return _shuffled(rows, "biographies")
+
+
+def text_rows(world: World, *, people: str, count: int | None, seed: int) -> list[dict[str, Any]]:
+    """Biographies in the phrasings of pretraining, for replay and calibration: everybody of a group once a round.
+
+    Args:
+        people: ``pool`` (those whom no test uses), ``test``, or ``all``.
+        count: how many texts; None for one of each person.
+        seed: order and phrasings.
+    """
+    group = {"pool": world.pool, "test": world.test, "all": world.people}[people]
+    rows: list[dict[str, Any]] = []
+    count = len(group) if count is None else count
+    while len(rows) < count:
+        draw = random.Random(f"texts/{seed}/{people}/{len(rows)}")
+        chosen = draw.sample(group, len(group))[: count - len(rows)]
+        rows += [{"text": biography(person, draw), "person": person.name} for person in chosen]
+    return rows
 
 
 def _row(text: str, person: Person, attribute: Attribute, draw: random.Random) -> dict[str, Any]:
