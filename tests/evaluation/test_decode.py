@@ -43,6 +43,22 @@ def test_batches_decode_as_a_plain_loop_does(kind: str, tokenizer) -> None:
         assert [one.text for one in found] == expected
 
 
+@pytest.mark.parametrize("stop", [False, True], ids=["to the end", "to a stop text"])
+def test_confidence_is_the_probability_of_what_was_written(stop: bool, taught_model, tokenizer) -> None:
+    prompts = list(TAUGHT)
+    stops = [[answer.strip()[:3]] for answer in TAUGHT.values()] if stop else None
+    for batch_size in (1, 4):
+        found = decode(taught_model, tokenizer, prompts, max_new_tokens=12, batch_size=batch_size, stops=stops)
+        for one, prompt in zip(found, prompts, strict=True):
+            ids, total = tokenizer(prompt)["input_ids"], 0.0
+            for _ in range(one.tokens + (0 if stop else 1)):  # one more: the end token
+                with torch.no_grad():
+                    logp = taught_model(torch.tensor([ids])).logits[0, -1].log_softmax(-1)
+                total += float(logp.max())
+                ids = [*ids, int(logp.argmax())]
+            assert one.confidence == pytest.approx(torch.tensor(total).exp().item(), rel=1e-4)
+
+
 def test_answers_end_at_the_end_token_or_a_stop_text(taught_model, tokenizer) -> None:
     prompts = list(TAUGHT)
     found = decode(taught_model, tokenizer, prompts, max_new_tokens=30)

@@ -43,12 +43,12 @@ def test_a_model_that_knows_its_answers(taught_model, tokenizer) -> None:
     assert results["others"].measures["answer_nll"] > 2.0
     for result in results.values():
         for name, values in result.per_example.items():
-            assert len(values) == 4
+            assert len(values) == (1 if name == "calibration_error" else 4)
             assert np.mean(values) == pytest.approx(result.measures[name])
     assert sorted(metrics(results)) == [
         f"{name}/{measure}"
         for name in ("others", "taught")
-        for measure in ("answer_nll", "exact_match", "option_accuracy", "option_accuracy_norm")
+        for measure in ("answer_nll", "calibration_error", "exact_match", "option_accuracy", "option_accuracy_norm")
     ]
     assert per_example(results)["taught/exact_match"] == [1.0] * 4
     assert found.settings["max_new_tokens"] == 8 + max(
@@ -239,7 +239,7 @@ def test_real_rows(task: str, scoring: str, measures: int, tokenizer) -> None:
     evalset = load_set(task, TASKS / task, limit=6)
     assert evalset.scoring == scoring
     found = evaluate(model, tokenizer, [evalset], max_new_tokens=4)[task]
-    assert len(found.measures) == measures
+    assert len(found.measures) == measures + 1  # the calibration error
     assert all(math.isfinite(value) for value in found.measures.values())
     assert found.failures["too_long"] == 0
 

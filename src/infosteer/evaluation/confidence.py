@@ -8,16 +8,15 @@ Symbols: n answers, c confidence in [0, 1], y 1 for right and 0 for wrong, B bin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+import numpy.typing as npt
 
 from infosteer.errors import InfoSteerError
 
 BINS = 10
 
 
-def calibration_error(confidences: Sequence[float], correct: Sequence[float], bins: int = BINS) -> float:
+def calibration_error(confidences: npt.ArrayLike, correct: npt.ArrayLike, bins: int = BINS) -> float:
     """Expected calibration error: ``sum_b (n_b / n) |mean_b(c) - mean_b(y)|`` over B equal bins of [0, 1].
 
     A bin holds its lower edge, the last one 1 too; empty bins count nothing. Answers without a confidence or a verdict

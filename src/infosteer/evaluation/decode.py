@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -35,12 +36,15 @@ class Decoded:
         tokens: how many tokens that took.
         finished: whether it ended by itself (end token or stop string) and not at ``max_new_tokens``.
         too_long: the prompt left no room in the model's context, so nothing was decoded.
+        confidence: probability of writing just this: the product of its tokens' probabilities, its end included. NaN
+            where nothing was decoded, and where noise chose the tokens.
     """
 
     text: str
     tokens: int
     finished: bool
     too_long: bool
+    confidence: float = field(default=math.nan, compare=False)
 
 
 def decode(
@@ -126,21 +130,42 @@ def _decode_batch(
         pad_token_id=pad_id(tokenizer),
         bos_token_id=base.bos_token_id,
     )
-    criteria = StoppingCriteriaList([_StopTexts(tokenizer, [stops[i] for i in batch], T)])
+    stopping, largest = _StopTexts(tokenizer, [stops[i] for i in batch], T), _Largest()
     tokens = model.generate(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
         generation_config=config,
-        stopping_criteria=criteria,
-        logits_processor=None if noise is None else LogitsProcessorList([noise(batch)]),
+        stopping_criteria=StoppingCriteriaList([stopping]),
+        logits_processor=LogitsProcessorList([largest if noise is None else noise(batch)]),
     )
-    for i, row in zip(batch, tokens[:, T:].tolist(), strict=True):
+    for b, (i, row) in enumerate(zip(batch, tokens[:, T:].tolist(), strict=True)):
         end = next((t for t, token in enumerate(row) if token in ends), None)
         text = tokenizer.decode(row[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
         cuts = [at for stop in stops[i] if (at := text.find(stop)) >= 0]
         text = text[: min(cuts)] if cuts else text
-        count = end if end is not None else len(row)
-        results[i] = Decoded(text=text, tokens=count, finished=end is not None or bool(cuts), too_long=False)
+        written = stopping.ended[b] if end is None else end + 1  # with the end token, or the stop text
+        results[i] = Decoded(
+            text=text,
+            tokens=written if end is None else end,
+            finished=end is not None or bool(cuts),
+            too_long=False,
+            confidence=math.exp(largest.total(b, written)) if noise is None else math.nan,
+        )
+
+
+class _Largest(LogitsProcessor):
+    """Changes nothing; keeps the log-probability of the token that greedy decoding takes at each step."""
+
+    def __init__(self) -> None:
+        self._steps: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        self._steps.append(scores.float().log_softmax(-1).amax(-1).cpu())
+        return scores
+
+    def total(self, b: int, steps: int) -> float:
+        """Sum over the first steps of row b, in nats."""
+        return float(sum(step[b] for step in self._steps[:steps]))
 
 
 class _StopTexts(StoppingCriteria):
@@ -148,11 +173,16 @@ class _StopTexts(StoppingCriteria):
 
     def __init__(self, tokenizer: Any, stops: Sequence[Sequence[str]], start: int) -> None:
         self.tokenizer, self.stops, self.start = tokenizer, stops, start
+        self._running, self._stopped = list(range(len(stops))), set[int]()
         # A token holds at least one byte, so a stop text spans at most its bytes in tokens; some show no text at all.
+        self.ended = [0] * len(stops)  # tokens each row has written, its stop text included
         self.windows = [max((len(stop.encode()) for stop in row), default=0) + 8 for row in stops]
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
         done = torch.zeros(len(input_ids), dtype=torch.bool)
+        self._running = [row for row in self._running if row not in self._stopped]
+        for row in self._running:
+            self.ended[row] = input_ids.shape[1] - self.start
         if any(self.stops):
             width = max(self.windows)
             tails = input_ids[:, max(self.start, input_ids.shape[1] - width) :].tolist()
@@ -160,6 +190,8 @@ class _StopTexts(StoppingCriteria):
                 if stops:
                     text = self.tokenizer.decode(tails[b], skip_special_tokens=True, clean_up_tokenization_spaces=False)
                     done[b] = any(stop in text for stop in stops)
+                    if done[b]:
+                        self._stopped.add(b)
         return done.to(input_ids.device)  # type: ignore[return-value]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from infosteer.errors import ConfigError, DataError, InfoSteerError
+from infosteer.evaluation.confidence import calibration_error
 from infosteer.evaluation.decode import decode
 from infosteer.evaluation.extract import judge
 from infosteer.evaluation.loglik import score_options, score_texts
@@ -25,7 +26,15 @@ REASONING_TOKENS = 256  # room for a worked solution before its answer
 MARGIN_TOKENS = 8  # room beyond the longest answer: one that runs on must be seen to run on
 
 BOUNDED = frozenset(
-    ["exact_match", "utilisation", "option_accuracy", "option_accuracy_norm", "verified", "process"]
+    [
+        "exact_match",
+        "calibration_error",
+        "utilisation",
+        "option_accuracy",
+        "option_accuracy_norm",
+        "verified",
+        "process",
+    ]
 )  # measures that lie in [0, 1]
 
 Progress = Callable[[str, int, int], None]
@@ -40,7 +49,7 @@ class SetResult:
         n: number of examples.
         measures: mean of each measure; shares in [0, 1], nats or bits.
         per_example: each measure for each example, in the set's order; their mean is the measure. NaN where an example
-            could not be scored.
+            could not be scored. A measure of the set as a whole (calibration_error) has one value.
         samples: a few examples {"prompt", "answer", "prediction", "correct"}, the same ones for every model.
         failures: counts of "no_answer" (none could be read from the prediction), "unfinished" (stopped by the limit of
             new tokens) and "too_long" (the model's context holds no room).
@@ -69,10 +78,10 @@ def evaluate(
     """Evaluate ``model`` on every set; the model and tokenizer are left as they were.
 
     Measures of sets with answers: ``exact_match`` (greedy decoding, judged as the set's ``scoring`` says),
-    ``answer_nll`` (mean nats per answer token, the mean over examples), and for rows with options
-    ``option_accuracy`` (highest log-likelihood) and ``option_accuracy_norm`` (highest per byte); ties go to
-    the first option. Worked solutions also have ``verified`` and ``process`` (see ``judge``).
-    Measures of sets of documents: ``nll`` (nats per token) and ``bits_per_byte``.
+    ``calibration_error`` (of the decoded answers' confidences), ``answer_nll`` (mean nats per answer token, the mean
+    over examples), and for rows with options ``option_accuracy`` (highest log-likelihood) and ``option_accuracy_norm``
+    (highest per byte); ties go to the first option. Worked solutions also have ``verified`` and ``process`` (see
+    ``judge``). Measures of sets of documents: ``nll`` (nats per token) and ``bits_per_byte``.
 
     Args:
         max_new_tokens: longest answer to decode; None takes the set's own, or the default of its scoring.
@@ -196,6 +205,7 @@ def _evaluate_answers(
         "exact_match": np.array([verdict.correct for verdict in verdicts], dtype=np.float64),
         "answer_nll": np.array([-s.total[r] / max(s.tokens[r], 1) for s, r in zip(scores, right, strict=True)]),
     }
+    confidences = np.array([one.confidence for one in decoded])
     for name in verdicts[0].measures:
         columns[name] = np.array([verdict.measures[name] for verdict in verdicts], dtype=np.float64)
     if all(row["options"] for row in rows):
@@ -205,6 +215,9 @@ def _evaluate_answers(
         ):
             best = [np.nan if np.isnan(v).any() else float(v.argmax() == r) for v, r in zip(values, right, strict=True)]
             columns[name] = np.array(best)
+    if not np.isnan(confidences).all():
+        # A measure of the whole set has one value, which only other seeds can put an interval around.
+        columns["calibration_error"] = np.array([calibration_error(confidences, columns["exact_match"])])
     shown = sorted(random.Random(seed).sample(range(n), min(SAMPLES, n)))
     return SetResult(
         name=evalset.name,
