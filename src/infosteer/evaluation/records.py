@@ -80,6 +80,7 @@ def _metrics(rows: Mapping[int, Mapping[str, Sequence[float]]]) -> list[str]:
 
 def _clipped(metric: str, low: float, high: float, floor: float) -> tuple[float, float]:
     """The part of an interval that the measure can take; with two seeds it can be wider than all there is."""
-    if metric.rpartition("/")[2] not in BOUNDED:
+    measure = metric.rpartition("/")[2]
+    if measure not in BOUNDED and not measure.startswith("pass@"):
         return low, high
     return max(low, floor), min(high, 1.0)

@@ -1,0 +1,89 @@
+"""The ladder of the reasoning base: pass@k by depth, story and direction, sampled from the weights in the package.
+
+    python benchmarks/reasoning_ladder.py [--problems 300] [--samples 16] [--temperature 0.7] [--output FILE]
+
+Each number of operations and each axis of the lab is measured on problems of the evaluation split. Intervals resample
+problems. Without --output the table is printed and nothing is written; the committed result is
+docs/evidence/reasoning-ladder/results.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import torch
+
+from infosteer.evaluation import analyse
+from infosteer.evaluation.sampling import evaluate_pass
+from infosteer.evaluation.sets import load_set
+from infosteer.experiments.environment import environment
+from infosteer.lab.reasoning.rows import AXES
+from infosteer.training.loading import load_model, load_tokenizer
+
+TARGETS = {"id": (0.7, 1.0), "edge": (0.02, 0.4), "hard": (0.0, 0.02)}  # pass@16, as the lab was planned
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="embedded:reasoning")
+    parser.add_argument("--problems", type=int, default=300)
+    parser.add_argument("--samples", type=int, default=16)
+    parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--batch-size", type=int, default=256)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--axes", nargs="+", default=list(AXES), choices=list(AXES))
+    parser.add_argument("--output", type=Path)
+    options = parser.parse_args()
+
+    model, tokenizer = load_model(options.model).eval(), load_tokenizer(options.model)
+    ks = [k for k in (1, 4, 16, 64, 128) if k <= options.samples]
+    examples: dict[str, list[float]] = {}
+    settings = {}
+    started = time.perf_counter()
+    for axis in options.axes:
+        rows = load_set(axis, f"lab:reasoning/{axis}", limit=options.problems)
+        found = evaluate_pass(
+            model,
+            tokenizer,
+            rows,
+            ks=ks,
+            samples=options.samples,
+            temperature=options.temperature,
+            seed=options.seed,
+            batch_size=options.batch_size,
+        )
+        examples |= {f"{axis}/{name}": values for name, values in found.per_example.items()}
+        settings[axis] = found.settings
+        reached = found.measures[f"pass@{ks[-1]}"]
+        low, high = TARGETS.get(axis, (0.0, 1.0))
+        print(
+            f"{axis:<12}" + "".join(f"{name} {100 * value:5.1f} %   " for name, value in found.measures.items()), end=""
+        )
+        print("" if axis not in TARGETS else "as planned" if low <= reached <= high else "not as planned", flush=True)
+    if options.output is None:
+        return
+    result = {
+        "schema": 1,
+        "environment": environment(),
+        "arms": [
+            {
+                "arm": "base",
+                "seed": options.seed,
+                "metrics": {name: sum(values) / len(values) for name, values in examples.items()},
+            }
+        ],
+        **analyse({"base": {options.seed: examples}}),
+        "settings": settings,
+        "targets": {f"{axis}/pass@16": list(span) for axis, span in TARGETS.items()},
+        "seconds": round(time.perf_counter() - started),
+    }
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    options.output.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    main()
