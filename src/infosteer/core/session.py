@@ -146,7 +146,8 @@ class Session:
 
     def remove(self) -> None:
         """Takes every hook away and undoes parameter flags; trained weights stay. Safe to call twice."""
-        if self._handles and self.calls.last is None and any(not method.off for method in self.methods):
+        waited = any(not method.off and not _acts_outside_training(method) for method in self.methods)
+        if self._handles and self.calls.last is None and waited:
             logger.warning("the steering session ends without having seen a training step")
         self.removed = True
         self._undo()
@@ -283,7 +284,7 @@ class Session:
         return tuple(method.strength_at(self.step, self.total_steps) for method in self.methods)
 
     def _acts_outside_training(self) -> bool:
-        return any(isinstance(m, (InterventionMethod, ProbeMethod)) and m.scope != "train" for m in self.methods)
+        return any(_acts_outside_training(method) for method in self.methods)
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called before an optimizer that holds parameters of the model steps."""
@@ -313,3 +314,7 @@ class Session:
         self._handles = []
         while self.on_remove:
             self.on_remove.pop()()
+
+
+def _acts_outside_training(method: Method) -> bool:
+    return isinstance(method, (InterventionMethod, ProbeMethod)) and method.scope != "train"
