@@ -15,8 +15,16 @@ if TYPE_CHECKING:
     from infosteer.core.registry import method_info as method_info
     from infosteer.core.session import Session as Session
     from infosteer.core.steer import steer as steer
+    from infosteer.methods.data.noisy_labels import NoisyLabels as NoisyLabels
+    from infosteer.methods.data.replay import Replay as Replay
     from infosteer.methods.interventions.key_lift import Intervention as Intervention
+    from infosteer.methods.params.freeze import Freeze as Freeze
     from infosteer.methods.params.protect_memory import ProtectMemory as ProtectMemory
+    from infosteer.methods.params.protect_random import ProtectRandom as ProtectRandom
+    from infosteer.methods.params.protect_used import ProtectUsed as ProtectUsed
+    from infosteer.methods.params.recadam import RecAdam as RecAdam
+    from infosteer.methods.params.resuscitation import Resuscitation as Resuscitation
+    from infosteer.methods.params.weight_interpolation import WeightInterpolation as WeightInterpolation
     from infosteer.methods.penalties.key_entropy import EntropyRegularization as EntropyRegularization
     from infosteer.methods.probes.information_flux import InformationFlux as InformationFlux
     from infosteer.methods.probes.knowledge_entropy import KnowledgeEntropy as KnowledgeEntropy
@@ -36,6 +44,14 @@ _HOMES = {
     "Intervention": "infosteer.methods.interventions.key_lift",
     "EntropyRegularization": "infosteer.methods.penalties.key_entropy",
     "ProtectMemory": "infosteer.methods.params.protect_memory",
+    "Freeze": "infosteer.methods.params.freeze",
+    "ProtectRandom": "infosteer.methods.params.protect_random",
+    "ProtectUsed": "infosteer.methods.params.protect_used",
+    "RecAdam": "infosteer.methods.params.recadam",
+    "Resuscitation": "infosteer.methods.params.resuscitation",
+    "WeightInterpolation": "infosteer.methods.params.weight_interpolation",
+    "NoisyLabels": "infosteer.methods.data.noisy_labels",
+    "Replay": "infosteer.methods.data.replay",
     "InformationFlux": "infosteer.methods.probes.information_flux",
     "KnowledgeEntropy": "infosteer.methods.probes.knowledge_entropy",
     "RegionShift": "infosteer.methods.probes.region_shift",

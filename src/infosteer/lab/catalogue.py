@@ -55,8 +55,8 @@ def load(key: str, *, seed: int = 0, limit: int | None = None, **options: Any) -
         key: one of ``KEYS``. ``facts`` and ``reasoning`` give ``{"prompt", "completion"}``, ``facts/biographies``
             and ``facts/texts`` give ``{"text", "person"}``, the other facts sets give ``{"prompt", "answer", "options",
             "person", "attribute"}``, recall sets also ``"stop"``, the list of texts at which a greedy answer ends.
-            The other reasoning sets give ``{"prompt", "answer", "operations", "context", "reverse"}``, the answer being the whole
-            worked solution.
+            The other reasoning sets give ``{"prompt", "answer", "operations", "context", "reverse"}``, the answer being
+            the whole worked solution.
         seed: which people SFT asks about and how, or which problems; the evaluation sets are the same for every seed.
         limit: at most so many rows; the order is shuffled once for all, so the first rows are a fair sample.
         **options: for ``facts``: ``people`` (1 to 800) and ``questions`` for each fact (1 to 6). For

@@ -1,0 +1,1 @@
+"""Methods that change the rows a training sees."""
