@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -95,6 +96,8 @@ def _convert_list(inner: tuple[Any, ...], value: Any, key: str) -> tuple[Any, ..
     if not isinstance(value, list):
         raise Bad(key, value, "a list")
     if inner[-1] is Ellipsis:
+        if inner[0] is float and all(type(item) is float for item in value) and all(map(math.isfinite, value)):
+            return tuple(value)  # most of a file is such numbers
         return tuple(_convert(inner[0], item, f"{key}[{i}]") for i, item in enumerate(value))
     if len(value) != len(inner):
         raise Bad(key, value, f"a list of {len(inner)} values")

@@ -252,7 +252,9 @@ def made_regions(rng: random.Random) -> Regions:
     return Regions(percentiles=(25, 75), readings=tuple(readings))
 
 
-def made_memories(rng: random.Random, *, hostile: bool = False, layers: int = 6, count: int = 40) -> Memories:
+def made_memories(
+    rng: random.Random, *, hostile: bool = False, layers: int = 6, count: int = 40, width: int = 512
+) -> Memories:
     """Memories of every layer in the base and one arm; memory 7 of layer 2 writes ``river``."""
     vocabulary = [*_WORDS, *(HOSTILE if hostile else ())]
     made = []
@@ -267,7 +269,7 @@ def made_memories(rng: random.Random, *, hostile: bool = False, layers: int = 6,
                 concept = (HOSTILE[0] if hostile else "places") if index % 5 == 0 else None
                 pairs = tuple((word, p * 0.5**i) for i, word in enumerate(words))
                 memories.append(Memory(index=index, specificity=p, words=pairs, concept=concept))
-            made.append(MemoryLayer(model=model, seed=seed, layer=layer, width=512, memories=tuple(memories)))
+            made.append(MemoryLayer(model=model, seed=seed, layer=layer, width=width, memories=tuple(memories)))
     return Memories(layers=tuple(made), final_norm=True, note=HOSTILE[0] if hostile else "")
 
 

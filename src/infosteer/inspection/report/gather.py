@@ -13,6 +13,7 @@ from infosteer.errors import ConfigError, RunError
 from infosteer.inspection.data import Geometry, Memories, Regions, Tokens, read
 
 BASE = "base"
+Training = dict[str, dict[int, list[tuple[float, Mapping[str, Any]]]]]
 RESULTS_SCHEMA = 1
 _TABLES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "arms": {"arm": str, "seed": int, "metrics": dict},
@@ -192,13 +193,22 @@ def _read_outcome(path: Path) -> Mapping[str, Any] | None:
     return kept
 
 
-def curves(log: Sequence[Mapping[str, Any]], metric: str) -> dict[str, dict[int, list[tuple[float, float]]]]:
-    """arm -> seed -> (step, value) of one metric of the training's log lines, in their order, gaps left out."""
-    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+def training_lines(log: Sequence[Mapping[str, Any]]) -> Training:
+    """arm -> seed -> (step, line) of the training's log lines, in their order; others are left out."""
+    found: Training = {}
     for line in log:
-        if line.get("event") != "train":
-            continue
-        step, value, arm, seed = number(line.get("step")), number(line.get(metric)), line.get("arm"), line.get("seed")
-        if step is not None and value is not None and isinstance(arm, str) and type(seed) is int:
-            found.setdefault(arm, {}).setdefault(seed, []).append((step, value))
+        step, arm, seed = number(line.get("step")), line.get("arm"), line.get("seed")
+        if line.get("event") == "train" and step is not None and isinstance(arm, str) and type(seed) is int:
+            found.setdefault(arm, {}).setdefault(seed, []).append((step, line))
+    return found
+
+
+def curves(training: Training, metric: str) -> dict[str, dict[int, list[tuple[float, float]]]]:
+    """arm -> seed -> (step, value) of one metric; gaps, and arms that have nothing else, are left out."""
+    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    for arm, by_seed in training.items():
+        for seed, lines in by_seed.items():
+            points = [(step, value) for step, line in lines if (value := number(line.get(metric))) is not None]
+            if points:
+                found.setdefault(arm, {})[seed] = points
     return found

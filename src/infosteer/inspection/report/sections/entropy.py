@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from infosteer.inspection.report.charts import Chart, show
 from infosteer.inspection.report.drawings import LayerMap, layer_maps, mean_of_seeds
-from infosteer.inspection.report.gather import curves
+from infosteer.inspection.report.gather import curves, training_lines
 from infosteer.inspection.report.markup import clip, el, join, table, visible
 from infosteer.inspection.report.section import Context, Section, absent, chip
 from infosteer.inspection.report.sections.training import thinned
@@ -24,7 +24,8 @@ def make_entropy(context: Context) -> Section:
     """The section, from ``infosteer/entropy/layer_i`` in metrics.jsonl."""
     log = context.run.log
     keys = {key: int(match[1]) for line in log for key in line if (match := _KEY.fullmatch(key))}
-    by_layer = {layer: curves(log, key) for key, layer in sorted(keys.items(), key=lambda item: item[1])}
+    lines = training_lines(log)
+    by_layer = {layer: curves(lines, key) for key, layer in sorted(keys.items(), key=lambda item: item[1])}
     arms = [arm for arm in context.run.arms if any(arm in by_arm for by_arm in by_layer.values())]
     maps = {arm: found for arm in arms if (found := _map(by_layer, arm)) is not None}
     if not maps:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from infosteer.inspection.report.charts import Chart, show
 from infosteer.inspection.report.drawings import curves as draw_curves
 from infosteer.inspection.report.drawings import mean_of_seeds
-from infosteer.inspection.report.gather import curves
+from infosteer.inspection.report.gather import curves, training_lines
 from infosteer.inspection.report.markup import clip, el, join, table, visible
 from infosteer.inspection.report.section import Context, Section, absent, chip
 
@@ -38,7 +38,8 @@ def make_training(context: Context) -> Section:
     present = dict.fromkeys(key for line in log if line.get("event") == "train" for key in line)
     own = [key for key in present if key.startswith("infosteer/") and _PER_LAYER not in key and key not in _KNOWN]
     wanted = [key for key in [*_KNOWN, *own] if key in present and key not in _LEFT_OUT]
-    found = {key: curves(log, key) for key in wanted}
+    lines = training_lines(log)
+    found = {key: curves(lines, key) for key in wanted}
     found = {
         key: {arm: by_seed for arm, by_seed in by_arm.items() if arm in context.looks}
         for key, by_arm in found.items()
