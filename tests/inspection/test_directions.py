@@ -15,8 +15,8 @@ from infosteer.inspection.directions import (
     group_folds,
     probe_layers,
     random_folds,
-    transfer,
 )
+from infosteer.inspection.transfer import transfer
 from infosteer.ops.separate import cosine
 
 WIDTH, TOPICS, ROWS = 24, 4, 80

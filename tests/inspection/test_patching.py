@@ -176,7 +176,8 @@ def test_statement_pairs() -> None:
     tokenizer = load_tokenizer("embedded")
     if not STATEMENTS.is_file():
         pytest.skip("../shared/data/true-false is not here")
-    rows = [json.loads(line) for line in gzip.open(STATEMENTS, "rt", encoding="utf-8")]
+    with gzip.open(STATEMENTS, "rt", encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
     cities = [row for row in rows if row["set"] == "cities"]
     pairs = statement_pairs(tokenizer, [r["statement"] for r in cities], [r["label"] for r in cities], count=8)
     assert 1 <= len(pairs) <= 8
@@ -191,6 +192,6 @@ def test_statement_pairs() -> None:
         statement_pairs(tokenizer, ["a"], [])
     with pytest.raises(DataError, match="too few"):
         statement_pairs(tokenizer, ["a.", "b."], [0, 1])
+    texts = [f"{'x ' * i}w{i}." for i in range(20)]
     with pytest.raises(DataError, match="last word"):
-        texts = [f"{'x ' * i}w{i}." for i in range(20)]
         statement_pairs(tokenizer, texts, [i % 2 for i in range(20)])

@@ -1,5 +1,5 @@
 """Truthfulness and refusal as directions of the hidden states: found at every layer, judged on rows that they were not
-found on, and carried from one model to another.
+found on. What becomes of them in another model: :mod:`infosteer.inspection.transfer`.
 
 Two classes of texts (true and false statements, harmful and harmless requests), their states at one token
 (:func:`infosteer.inspection.activations.collect_states`), and folds that say which rows are held out together: topics
@@ -18,12 +18,11 @@ import torch
 from torch import Tensor
 
 from infosteer.errors import ConfigError, DataError
-from infosteer.evaluation.statistics import compare, wilson
-from infosteer.ops.separate import Area, check_classes, cosine, fit_bias, logistic, make_area, mass_mean, roc_area
+from infosteer.evaluation.statistics import wilson
+from infosteer.ops.separate import Area, check_classes, fit_bias, logistic, make_area, mass_mean, roc_area
 
 METHODS = ("mass_mean", "logistic", "random")
 States = Mapping[int, Tensor]
-SHUFFLES = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,35 +49,6 @@ class Reading:
     auc_high: float | None
     null_low: float | None
     null_high: float | None
-    chance: float
-    n: int
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Transfer:
-    """A direction of one model (source) in another (target), at one layer.
-
-    Attributes:
-        cosine: between the two models' directions, each found on all rows.
-        cosine_null: mean |cosine| of directions found after shuffling the labels, the same way in both models: what the
-            two models share anyhow, whatever the labels say.
-        accuracy, low, high: of the source's direction on the target's states, the bias fitted to the target.
-        own: accuracy of the target's own direction on the same rows.
-        difference, difference_low, difference_high, p_value: transferred minus own, paired by row.
-    """
-
-    layer: int
-    method: str
-    cosine: float
-    cosine_null: float
-    accuracy: float
-    low: float
-    high: float
-    own: float
-    difference: float
-    difference_low: float
-    difference_high: float
-    p_value: float
     chance: float
     n: int
 
@@ -170,12 +140,14 @@ def probe_layers(
         ConfigError: one class only in what is left to train on, lengths that differ, an unknown method.
         DataError: no folds, or rows in them that there are not.
     """
-    targets = _labels(states, labels, folds)
+    targets = checked_labels(states, labels, folds)
     generator = torch.Generator().manual_seed(seed)
     shuffled = [_shuffled(targets, folds, generator) for _ in range(shuffles)]
     found = []
     for layer, x in states.items():
-        judged = [(fold, _scores(x, x, targets, rest, fold, method)) for fold, rest in _splits(len(targets), folds)]
+        judged = [
+            (fold, held_out_scores(x, x, targets, rest, fold, method)) for fold, rest in splits(len(targets), folds)
+        ]
         hits = sum(int(((scores > 0) == targets[fold].bool()).sum()) for fold, scores in judged)
         n = sum(map(len, folds))
         low, high = wilson(hits, n)
@@ -188,9 +160,9 @@ def probe_layers(
                 accuracy=hits / n,
                 low=low,
                 high=high,
-                auc=area and area.value,
-                auc_low=area and area.low,
-                auc_high=area and area.high,
+                auc=None if area is None else area.value,
+                auc_low=None if area is None else area.low,
+                auc_high=None if area is None else area.high,
                 null_low=min(null, default=None),
                 null_high=max(null, default=None),
                 chance=float(max(targets.mean(), 1 - targets.mean())),
@@ -200,68 +172,10 @@ def probe_layers(
     return found
 
 
-def transfer(
-    source: States,
-    target: States,
-    labels: Sequence[int] | Tensor,
-    folds: Sequence[Tensor],
-    method: str = "mass_mean",
-    seed: int = 0,
-) -> list[Transfer]:
-    """Directions of the source model judged on the target model's states of the same texts, layer by layer.
-
-    The direction comes from the source's states of the other folds, the bias is fitted to the target's states of them.
-
-    Raises:
-        ConfigError, DataError: as ``probe_layers``; models with other layers or widths.
-    """
-    targets = _labels(source, labels, folds)
-    _labels(target, labels, folds)
-    if list(source) != list(target) or any(source[layer].shape != target[layer].shape for layer in source):
-        raise ConfigError(
-            "The two models' hidden states do not fit each other.",
-            got=f"{_sizes(source)} and {_sizes(target)}",
-            expected="the same layers and widths",
-        )
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = [targets[torch.randperm(len(targets), generator=generator)] for _ in range(SHUFFLES)]
-    found = []
-    for layer, x in source.items():
-        y = target[layer]
-        carried, own = [], []
-        for fold, rest in _splits(len(targets), folds):
-            wanted = targets[fold].bool()
-            carried.append((_scores(x, y, targets, rest, fold, method) > 0) == wanted)
-            own.append((_scores(y, y, targets, rest, fold, method) > 0) == wanted)
-        hits, mine = torch.cat(carried).double(), torch.cat(own).double()
-        pair = compare({0: hits.tolist()}, {0: mine.tolist()}, resamples=2000)
-        low, high = wilson(int(hits.sum()), len(hits))
-        null = [abs(_agreement(x, y, drawn, method)) for drawn in shuffled]
-        found.append(
-            Transfer(
-                layer=layer,
-                method=method,
-                cosine=_agreement(x, y, targets, method),
-                cosine_null=sum(null) / len(null),
-                accuracy=float(hits.mean()),
-                low=low,
-                high=high,
-                own=float(mine.mean()),
-                difference=pair.difference,
-                difference_low=pair.low,
-                difference_high=pair.high,
-                p_value=pair.p_value,
-                chance=float(max(targets.mean(), 1 - targets.mean())),
-                n=len(hits),
-            )
-        )
-    return found
-
-
 def _accuracy(x: Tensor, targets: Tensor, folds: Sequence[Tensor], method: str) -> float:
     right = [
-        (_scores(x, x, targets, rest, fold, method) > 0) == targets[fold].bool()
-        for fold, rest in _splits(len(targets), folds)
+        (held_out_scores(x, x, targets, rest, fold, method) > 0) == targets[fold].bool()
+        for fold, rest in splits(len(targets), folds)
     ]
     return float(torch.cat(right).double().mean())
 
@@ -286,12 +200,7 @@ def _pooled_area(judged: Sequence[tuple[Tensor, Tensor]]) -> Area | None:
     )
 
 
-def _agreement(x: Tensor, y: Tensor, labels: Tensor, method: str) -> float:
-    """Cosine of the directions of two models; random ones are drawn apart."""
-    return cosine(find_direction(x, labels, method, seed=1), find_direction(y, labels, method, seed=2))
-
-
-def _labels(states: States, labels: Sequence[int] | Tensor, folds: Sequence[Tensor]) -> Tensor:
+def checked_labels(states: States, labels: Sequence[int] | Tensor, folds: Sequence[Tensor]) -> Tensor:
     """The labels as float64, checked against states and folds."""
     if not states:
         raise DataError("There are no hidden states.", expected="states of at least one layer")
@@ -306,7 +215,7 @@ def _labels(states: States, labels: Sequence[int] | Tensor, folds: Sequence[Tens
     return targets.double()
 
 
-def _splits(count: int, folds: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+def splits(count: int, folds: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     held = torch.cat(list(folds))
     splits = []
     for fold in folds:
@@ -317,7 +226,7 @@ def _splits(count: int, folds: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
     return splits
 
 
-def _scores(x: Tensor, y: Tensor, targets: Tensor, rest: Tensor, fold: Tensor, method: str) -> Tensor:
+def held_out_scores(x: Tensor, y: Tensor, targets: Tensor, rest: Tensor, fold: Tensor, method: str) -> Tensor:
     """Scores of y's held-out rows, positive where they are taken for the positive class: the direction from x's other
     rows, the bias from y's."""
     if method == "logistic" and x is y:
@@ -326,7 +235,3 @@ def _scores(x: Tensor, y: Tensor, targets: Tensor, rest: Tensor, fold: Tensor, m
     direction = find_direction(x[rest], targets[rest], method)
     slope, bias = fit_bias(y[rest].double() @ direction, targets[rest])
     return slope * (y[fold].double() @ direction) + bias
-
-
-def _sizes(states: States) -> str:
-    return f"{len(states)} layers of width {next(iter(states.values())).shape[1]}" if states else "no layers"
