@@ -12,7 +12,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -92,10 +92,14 @@ def write_recipe(path: Path, config: Mapping[str, Any]) -> None:
 
 
 def check_same(
-    path: Path, config: Mapping[str, Any], fix: str = "choose another --output, or delete the folder"
+    path: Path,
+    config: Mapping[str, Any],
+    *,
+    fix: str = "choose another --output, or delete the folder",
+    of: Callable[[Any], Any] = lambda before: before,
 ) -> None:
-    """Raises: RunError, with the differences, when the recipe at ``path`` is another one."""
-    changes = difference(load_yaml(path), config)
+    """Raises: RunError, with the differences, when the recipe at ``path`` (or what ``of`` makes of it) is another."""
+    changes = difference(of(load_yaml(path)), config)
     if changes:
         raise RunError(
             "This folder was made by a different recipe.",

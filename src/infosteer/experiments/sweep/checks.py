@@ -70,7 +70,7 @@ def _check_metrics(recipe: Recipe, tune: Tune, source: Source) -> None:
 
 def lower_is_better(metric: str) -> bool:
     """Whether a metric is a loss."""
-    return metric.rpartition("/")[2].endswith(("nll", "bits_per_byte"))
+    return metric.rpartition("/")[2].endswith(("nll", "bits_per_byte", "error"))
 
 
 def _no_set(metric: str, known: Iterable[str], where: str) -> ConfigError:

@@ -13,6 +13,7 @@ import os
 import platform
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ class SweepDir:
         config = recipe.to_config()
         if self.recipe_file.is_file() and not update:
             fix = "choose another --output, or go on with the new recipe by --update: equal trials are kept"
-            check_same(self.recipe_file, config, fix=fix)
+            check_same(self.recipe_file, _without_workers(config), fix=fix, of=_without_workers)
         else:
             write_recipe(self.recipe_file, config)
 
@@ -95,6 +96,12 @@ class SweepDir:
                 if not self.done(trial):
                     ran = {"seconds": None, "threads": None, "host": platform.node(), "process": None}
                     folder.write_outcome({**failed_outcome(trial.arm, trial.seed, reason), "ran": ran})
+
+
+def _without_workers(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A resolved recipe without what may change from machine to machine."""
+    sweep = config.get("sweep")
+    return {**config, "sweep": {**sweep, "workers": None}} if isinstance(sweep, Mapping) else dict(config)
 
 
 def do_trial(folder: RunDir, trial: Trial, bench: Bench) -> bool:

@@ -15,7 +15,7 @@ from typing import IO
 from infosteer.errors import RunError
 from infosteer.experiments.environment import cpu_cores
 from infosteer.experiments.sweep.folder import SweepDir
-from infosteer.experiments.sweep.plan import Plan, Trial
+from infosteer.experiments.sweep.plan import Plan
 from infosteer.experiments.sweep.work import open_trials
 
 MODULE = "infosteer.experiments.sweep.worker"
@@ -59,7 +59,7 @@ class Pool:
             if code == INTERRUPTED:
                 raise KeyboardInterrupt
             if code < 0:
-                self._mourn(worker, -code)
+                self.died(worker.process.pid, -code)
                 if open_trials(self.plan, self.folder):
                     self.workers.append(self._start())
             elif code > 0:
@@ -97,9 +97,10 @@ class Pool:
         )
         return _Worker(process=process, log=log, file=file)
 
-    def _mourn(self, worker: _Worker, signal_number: int) -> None:
-        """A process was killed. Twice in the same trial, and the trial counts as failed."""
-        for trial in self._held_by(worker.process.pid):
+    def died(self, process: int, signal_number: int) -> None:
+        """A process was killed. If that was the second in the same trial, the trial counts as failed."""
+        held = [t for t in open_trials(self.plan, self.folder) if self.folder.trial(t).holder() == process]
+        for trial in held:
             self.deaths[trial.key] = self.deaths.get(trial.key, 0) + 1
             if self.deaths[trial.key] >= DEATHS:
                 reason = RunError(
@@ -109,14 +110,10 @@ class Pool:
                 )
                 self.folder.give_up(trial, reason)
 
-    def _held_by(self, process: int) -> list[Trial]:
-        trials = open_trials(self.plan, self.folder)
-        return [trial for trial in trials if self.folder.trial(trial).holder() == process]
-
 
 def worker_environment(count: int) -> dict[str, str]:
     """Environment variables of one of ``count`` workers: its share of the cores, and quiet libraries."""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cpu_cores() // count))
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, cpu_cores() // max(count, 1)))
     return {
         "GOMP_SPINCOUNT": "1000",  # see cli.main
         "TRANSFORMERS_VERBOSITY": "error",

@@ -77,7 +77,7 @@ class Watch:
             found = best.get(arm)
             self.reporter.chosen(arm=arm, cell=label(found.cell) if found else "", score=found.mean if found else None)
         self._add(self.plan.final({arm: found.cell for arm, found in best.items()}))
-        self.look(tell=tell)
+        self.look(tell=False)  # what an earlier session has done is no news
 
     def _add(self, rows: Sequence[Row]) -> None:
         names = {row.trial.key: _what(row) for row in reversed(rows)}
