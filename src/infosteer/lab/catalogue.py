@@ -22,6 +22,7 @@ from infosteer.lab.questions import (
 )
 from infosteer.lab.reasoning import rows as reasoning
 from infosteer.lab.reasoning.problems import Settings
+from infosteer.lab.strangers import DEFAULT_TEXTS, stranger_rows, stranger_sets
 
 KEYS: Mapping[str, str] = {
     "facts": "SFT rows (prompt, completion) about few people",
@@ -34,6 +35,9 @@ KEYS: Mapping[str, str] = {
     "facts/recall_unasked": "completion of pretraining sentences, attributes never asked in SFT",
     "facts/biographies": "texts in pretraining phrasings, for likelihood",
     "facts/texts": "texts in pretraining phrasings about people of one's choice, for replay and calibration",
+    "facts/strangers": "texts to learn people from whom pretraining never mentioned",
+    "facts/strangers_recall": "completion of pretraining sentences about them",
+    "facts/strangers_questions": "questions about them, asked as SFT asks",
     "reasoning": "SFT rows (prompt, completion): word problems with worked solutions",
     "reasoning/id": "in distribution: the depths and stories of pretraining, other problems",
     "reasoning/edge": "two operations more than pretraining had",
@@ -44,6 +48,7 @@ KEYS: Mapping[str, str] = {
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "facts": {"people": DEFAULT_PEOPLE, "questions": DEFAULT_QUESTIONS},
     "facts/texts": {"people": TEXT_PEOPLE[0], "count": None},
+    "facts/strangers": {"texts": DEFAULT_TEXTS},
     "reasoning": {"count": 200, "operations": "5-6", "contexts": "AB", "reverse": 0.0, "distractors": 2, "largest": 20},
 }
 
@@ -60,8 +65,8 @@ def load(key: str, *, seed: int = 0, limit: int | None = None, **options: Any) -
         seed: which people SFT asks about and how, or which problems; the evaluation sets are the same for every seed.
         limit: at most so many rows; the order is shuffled once for all, so the first rows are a fair sample.
         **options: for ``facts``: ``people`` (1 to 800) and ``questions`` for each fact (1 to 6). For
-            ``facts/texts``: ``people`` ("pool", "test" or "all") and ``count`` of texts. For ``reasoning``:
-            ``count`` of problems, ``operations`` (a number or a range such as "5-6"), ``contexts`` (letters of A, B and
+            ``facts/texts``: ``people`` ("pool", "test" or "all") and ``count`` of texts. For ``facts/strangers``:
+            ``texts`` about each (1 to 1,000). For ``reasoning``: ``count`` of problems, ``operations`` (a number or a range such as "5-6"), ``contexts`` (letters of A, B and
             C), ``reverse`` (share with an unknown), ``distractors`` (most of them), ``largest`` value.
 
     Raises:
@@ -95,6 +100,11 @@ def load(key: str, *, seed: int = 0, limit: int | None = None, **options: Any) -
     elif key == "facts/texts":
         _check_texts(**settings)
         rows = text_rows(make_world(), seed=seed, **settings)
+    elif key == "facts/strangers":
+        _check("texts", settings["texts"], 1, 1000)
+        rows = stranger_rows(seed=seed, texts=settings["texts"])
+    elif key.startswith("facts/strangers_"):
+        rows = stranger_sets(key.removeprefix("facts/"))
     elif key == "reasoning":
         _check("count", settings["count"], 1, 1_000_000)
         rows = reasoning.tuning_rows(_problem_settings(settings), seed=seed, count=settings["count"])
