@@ -18,7 +18,7 @@ from infosteer.experiments.recipe import load_recipe
 from infosteer.experiments.run import run
 
 Call = Callable[..., tuple[int, str, str]]
-SURFACES = ("interventions", "penalties", "params")
+SURFACES = registry.SURFACE_NAMES
 
 
 @pytest.fixture
@@ -64,12 +64,16 @@ def test_new_methods_train_and_are_off_at_strength_0(made: Path, infosteer: Call
     arms: dict[str, Any] = {"plain": []}
     for surface in SURFACES:
         arms[surface] = [{"method": f"my_{surface}"}]
-        arms[f"{surface}-off"] = [{"method": f"{surface}/my_{surface}", "strength": 0}]
-    path = run(tiny.recipe(inputs, arms=arms, seeds=[1]), tmp_path / "run")
+    arms["off"] = [{"method": f"{surface}/my_{surface}", "strength": 0} for surface in SURFACES]
+    train = {"max_steps": 2, "logging_steps": 1}
+    path = run(tiny.recipe(inputs, arms=arms, seeds=[1], train=train), tmp_path / "run")
     scores = {arm: json.loads((path / f"outcomes/{arm}/seed-1.json").read_text())["examples"] for arm in arms}
     for surface in SURFACES:
-        assert scores[surface] != scores["plain"]
-        assert scores[f"{surface}-off"] == scores["plain"]
+        assert (scores[surface] == scores["plain"]) == (surface == "probes"), "a probe reads only"
+    assert scores["off"] == scores["plain"]
+    logged = [json.loads(line) for line in (path / "metrics.jsonl").read_text().splitlines()]
+    found = {name for line in logged if line.get("arm") == "probes" for name in line}
+    assert {f"infosteer/my_probes/layer_{i}" for i in (0, 1)} <= found
 
 
 def test_the_penaltys_gradient_is_that_of_its_rows(made: Path) -> None:

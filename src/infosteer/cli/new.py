@@ -9,11 +9,9 @@ from typing import Annotated
 
 import typer
 
-SURFACES = ("interventions", "penalties", "params")
-
 
 def new(
-    surface: Annotated[str, typer.Argument(help="interventions, penalties or params.")],
+    surface: Annotated[str, typer.Argument(help="interventions, penalties, losses, params, data or probes.")],
     name: Annotated[str, typer.Argument(help="The folder's and the method's name, such as key_noise.")],
     output: Annotated[
         Path | None,
@@ -23,11 +21,11 @@ def new(
 ) -> None:
     """Create a method's folder: code, card and recipe, working from the start and found without registration."""
     from infosteer.cli.console import print_json
-    from infosteer.core.registry import list_methods
+    from infosteer.core.registry import SURFACE_NAMES, list_methods
     from infosteer.errors import ConfigError, RunError
 
-    if surface not in SURFACES:
-        raise typer.BadParameter(f"{surface!r} is not a surface; there are {', '.join(SURFACES)}")
+    if surface not in SURFACE_NAMES:
+        raise typer.BadParameter(f"{surface!r} is not a surface; there are {', '.join(SURFACE_NAMES)}")
     if not re.fullmatch(r"[a-z][a-z0-9]*(_[a-z0-9]+)*", name) or keyword.iskeyword(name):
         raise typer.BadParameter(f"{name!r} is not a lower-case name with underscores, such as key_noise")
     if f"{surface}/{name}" in list_methods():
