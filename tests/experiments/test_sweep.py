@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow.parquet
 import pytest
 import tiny
+import yaml
 
 from infosteer.errors import ConfigError, InfoSteerError, RunError
 from infosteer.experiments.run import run
@@ -155,6 +156,31 @@ def test_another_recipe_is_refused_unless_it_is_an_update(swept: Path, inputs: P
     sweep(more, path, update=True, reporter=told)
     assert told.done == [], "all its trials were there"
     assert {arm["seed"] for arm in results(path)["arms"]} == {1}
+
+
+def test_folders_of_before_a_setting_was_added_go_on(swept: Path, tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    shutil.copytree(swept, path)
+    stored = yaml.safe_load((path / "recipe.yaml").read_text())
+    del stored["train"]["weight_decay"]
+    del stored["arms"]["lift"][0]["alpha"]
+    (path / "recipe.yaml").write_text(yaml.safe_dump(stored, sort_keys=False))
+    told = Told()
+    sweep(swept / "recipe.yaml", path, reporter=told)
+    assert told.done == []
+
+
+def test_an_outcome_made_with_another_default_is_not_reused(swept: Path, tmp_path: Path) -> None:
+    path = tmp_path / "copy"
+    shutil.copytree(swept, path)
+    plan, _ = plan_of(path / "recipe.yaml")
+    trial = next(row.trial for row in plan.tuning if row.arm == "lift")
+    file = SweepDir(path).trial(trial).outcome_file("arm", trial.seed)
+    outcome = json.loads(file.read_text())
+    outcome["settings"]["methods"][0]["alpha"] = 0.9
+    file.write_text(json.dumps(outcome))
+    with pytest.raises(RunError, match=r"methods\[0\]\.alpha: 0\.9, now 1\.0"):
+        sweep(path / "recipe.yaml", path)
 
 
 def test_the_number_of_workers_is_not_part_of_the_recipe(swept: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from infosteer.experiments.run import run
 from infosteer.experiments.source import Source
 from infosteer.experiments.sweep.cells import cells_of, label
 from infosteer.experiments.sweep.drive import plan_of
-from infosteer.experiments.sweep.plan import Plan, distinct
+from infosteer.experiments.sweep.plan import Plan, address, distinct
 from infosteer.experiments.sweep.settings import Range, SweepSettings
 
 LR, EPOCHS, FRACTION = "train.learning_rate", "train.num_train_epochs", "arms.lift[0].fraction"
@@ -146,6 +147,22 @@ def test_addresses_depend_on_what_decides_and_on_nothing_else(tmp_path: Path) ->
     assert [row.trial.key for row in again.final({"plain": {LR: 1e-4}})] == [
         row.trial.key for row in first.final({"plain": {LR: 1e-4}})
     ]
+
+
+def test_addresses_do_not_depend_on_what_is_left_at_its_default() -> None:
+    def keys(**changes: Any) -> list[str]:
+        return [row.trial.key for row in plan(**changes).final()]
+
+    arms = {"plain": [], "lift": [{"method": "key_lift", "fraction": 0.01, "strength": 1.0}], "frozen": []}
+    bare = {"plain": [], "lift": [{"method": "key_lift"}], "frozen": []}
+    assert keys(arms=arms, train={"weight_decay": 0.01, "peft": None}) == keys(arms=bare)
+    adapters = {"r": 16, "dropout": 0.5}
+    assert keys(train={"peft": adapters}) == keys(train={"peft": {"dropout": 0.5}}) != keys(train={"peft": {}})
+    assert keys(train={"peft": {}}) != keys()
+    first = plan(arms=bare).final()[1].trial
+    text = address(first.recipe)
+    assert text == first.key
+    assert re.fullmatch("[0-9a-f]{20}", text)
 
 
 def test_a_trials_own_recipe_is_one_that_run_takes() -> None:

@@ -19,8 +19,8 @@ from typing import IO, Any
 import yaml
 
 from infosteer.core.config import load_yaml
-from infosteer.errors import RunError
-from infosteer.experiments.recipe import Recipe
+from infosteer.errors import InfoSteerError, RunError
+from infosteer.experiments.recipe import Recipe, load_recipe
 
 _DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
@@ -98,8 +98,13 @@ def check_same(
     fix: str = "choose another --output, or delete the folder",
     of: Callable[[Any], Any] = lambda before: before,
 ) -> None:
-    """Raises: RunError, with the differences, when the recipe at ``path`` (or what ``of`` makes of it) is another."""
-    changes = difference(of(load_yaml(path)), config)
+    """Compare a recipe with the one at ``path``, or with what ``of`` makes of that.
+
+    Settings that were added since it was written count as left at their defaults.
+
+    Raises: RunError, with the differences.
+    """
+    changes = difference(of(_with_defaults(load_yaml(path))), config)
     if changes:
         raise RunError(
             "This folder was made by a different recipe.",
@@ -108,6 +113,13 @@ def check_same(
             expected="the same recipe, to go on where it stopped",
             fix=fix,
         )
+
+
+def _with_defaults(config: Any) -> Any:
+    try:
+        return load_recipe(config).to_config()
+    except InfoSteerError:  # of a version whose keys are no longer known: compared as it stands
+        return config
 
 
 class RunDir:

@@ -197,3 +197,15 @@ def to_plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [to_plain(item) for item in value]
     return value
+
+
+def without_defaults(instance: Any) -> dict[str, Any]:
+    """A dataclass as plain data, without the fields that have their default values."""
+    kept: dict[str, Any] = {}
+    for f in dataclasses.fields(instance):
+        value = getattr(instance, f.name)
+        default = f.default_factory() if f.default_factory is not dataclasses.MISSING else f.default
+        if value != default:
+            nested = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            kept[f.name] = without_defaults(value) if nested else to_plain(value)
+    return kept

@@ -70,8 +70,22 @@ class SweepDir:
         return self.trial(trial).outcome_file(trial.arm, trial.seed).is_file()
 
     def outcome(self, trial: Trial) -> dict[str, Any] | None:
-        """The trial's outcome, or None."""
-        return self.trial(trial).read_outcome(trial.arm, trial.seed)
+        """The trial's outcome, or None.
+
+        Raises: RunError for a file that is damaged, or that was made when a default was another.
+        """
+        folder = self.trial(trial)
+        outcome = folder.read_outcome(trial.arm, trial.seed)
+        if outcome is not None and "settings" in outcome:
+            conflict = _conflict(outcome["settings"], trial.recipe.settings_of(trial.arm))
+            if conflict:
+                raise RunError(
+                    "This trial was made by a version with other defaults.",
+                    where=folder.path,
+                    got=conflict,
+                    fix="delete the trial's folder, which does it again, or state the old value in the recipe",
+                )
+        return outcome
 
     def finished(self, trial: Trial) -> dict[str, Any] | None:
         """The trial's outcome where it came to its end, else None."""
@@ -96,6 +110,17 @@ class SweepDir:
                 if not self.done(trial):
                     ran = {"seconds": None, "threads": None, "host": platform.node(), "process": None}
                     folder.write_outcome({**failed_outcome(trial.arm, trial.seed, reason), "ran": ran})
+
+
+def _conflict(before: Any, now: Any, path: str = "") -> str | None:
+    """The first setting that both have, and have differently."""
+    if isinstance(before, Mapping) and isinstance(now, Mapping):
+        pairs = [(f"{path}.{key}".lstrip("."), before[key], now[key]) for key in before if key in now]
+    elif isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        pairs = [(f"{path}[{index}]", *pair) for index, pair in enumerate(zip(before, now, strict=True))]
+    else:
+        return None if before == now else f"{path}: {before}, now {now}"
+    return next((found for where, old, new in pairs if (found := _conflict(old, new, where))), None)
 
 
 def _without_workers(config: Mapping[str, Any]) -> dict[str, Any]:

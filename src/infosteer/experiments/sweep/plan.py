@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from infosteer.core.registry import build_method
 from infosteer.errors import ConfigError
 from infosteer.experiments.overrides import set_key
 from infosteer.experiments.recipe import BASE_ARM, BASE_SEED, Recipe, recipe_from, resolve_path
-from infosteer.experiments.schema import build, merged, partial, to_plain
+from infosteer.experiments.schema import build, merged, partial, to_plain, without_defaults
 from infosteer.experiments.sections import Arm, EvaluateSettings
 from infosteer.experiments.source import Source
 from infosteer.experiments.sweep.cells import Cell, canonical, cells_of, check_keys, count_cells, label, shared
@@ -125,7 +126,7 @@ class Plan:
         train = replace(variant.train, save_model=False) if phase == TUNE else variant.train
         recipe = replace(variant, train=train, seeds=(seed,), evaluate=dict(sets))
         base = _base_trial(recipe) if self.recipe.evaluate_base else None
-        trial = Trial(key=_address(recipe.to_config()), recipe=recipe, arm=TRIAL_ARM, seed=seed)
+        trial = Trial(key=address(recipe), recipe=recipe, arm=TRIAL_ARM, seed=seed)
         return Row(arm=arm, name=name, cell=cell, phase=phase, seed=seed, trial=trial, base=base)
 
     def _variant(self, arm: str, cell: Cell) -> Recipe:
@@ -238,9 +239,35 @@ def _base_trial(recipe: Recipe) -> Trial:
         seeds=(BASE_SEED,),
         evaluate_base=True,
     )
-    decides = {key: value for key, value in bare.to_config().items() if key != "data"}
-    return Trial(key=_address(decides), recipe=bare, arm=BASE_ARM, seed=BASE_SEED)
+    return Trial(key=address(bare), recipe=bare, arm=BASE_ARM, seed=BASE_SEED)
 
 
-def _address(config: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical(config).encode()).hexdigest()[:20]
+def address(recipe: Recipe) -> str:
+    """Content address of a recipe of one arm and seed: a hash of what decides its outcome and is not at its default.
+
+    A setting that a later version adds changes no address where it is left at its default. (A default that a later
+    version changes is noticed by what outcomes say about their settings.)
+    """
+    decides: dict[str, Any] = {
+        "model": recipe.model,
+        "trust_structure": recipe.trust_structure,
+        "train": without_defaults(recipe.train),
+        "seed": recipe.seeds[0],
+        "evaluate": {name: without_defaults(settings) for name, settings in recipe.evaluate.items()},
+    }
+    if recipe.evaluate_base:  # the model before training: neither rows nor methods are for it
+        decides["evaluate_base"] = True
+    else:
+        (arm,) = recipe.arms.values()
+        decides |= {"data": without_defaults(recipe.data), "methods": [_own_settings(one) for one in arm.methods]}
+    return hashlib.sha256(canonical(decides).encode()).hexdigest()[:20]
+
+
+def _own_settings(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's mapping without the settings that have their default values."""
+    name = method["method"]
+    try:
+        defaults = build_method({"method": name}).to_config()
+    except ConfigError:  # a setting without a default
+        return dict(method)
+    return {key: value for key, value in method.items() if key == "method" or value != defaults.get(key)}
