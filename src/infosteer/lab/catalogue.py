@@ -64,10 +64,11 @@ def load(key: str, *, seed: int = 0, limit: int | None = None, **options: Any) -
             the whole worked solution.
         seed: which people SFT asks about and how, or which problems; the evaluation sets are the same for every seed.
         limit: at most so many rows; the order is shuffled once for all, so the first rows are a fair sample.
-        **options: for ``facts``: ``people`` (1 to 800) and ``questions`` for each fact (1 to 6). For
-            ``facts/texts``: ``people`` ("pool", "test" or "all") and ``count`` of texts. For ``facts/strangers``:
-            ``texts`` about each (1 to 1,000). For ``reasoning``: ``count`` of problems, ``operations`` (a number or a range such as "5-6"), ``contexts`` (letters of A, B and
-            C), ``reverse`` (share with an unknown), ``distractors`` (most of them), ``largest`` value.
+        **options: for ``facts``: ``people`` (1 to 800) and ``questions`` for each fact (1 to 6). For ``facts/texts``:
+            ``people`` ("pool", "test" or "all") and ``count`` of texts. For ``facts/strangers``: ``texts`` about each
+            (1 to 1,000). For ``reasoning``: ``count`` of problems, ``operations`` (a number or a range such as "5-6"),
+            ``contexts`` (letters of A, B and C), ``reverse`` (share with an unknown), ``distractors`` (most of them),
+            ``largest`` value.
 
     Raises:
         ConfigError: unknown key or option, naming the nearest one, or a value out of range.

@@ -41,7 +41,7 @@ def stranger_rows(*, seed: int, texts: int) -> list[dict[str, Any]]:
 
 
 def stranger_sets(name: str) -> list[dict[str, Any]]:
-    """Evaluation rows about them: ``strangers_recall`` completes sentences, ``strangers_questions`` asks as SFT does."""
+    """Evaluation rows: ``strangers_recall`` has sentences to complete, ``strangers_questions`` asks as SFT does."""
     world = strangers()
     if name == "strangers_recall":
         return recall_rows(world, asked=True) + recall_rows(world, asked=False)
