@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from infosteer.errors import ArchitectureError
-from infosteer.models.decoder import text_config
+from infosteer.models.decoder import output_head, text_config
 from infosteer.models.walk import root_model
+from infosteer.ops.surrogate import information_surrogate
 
 # What a family does besides the head's product, by model_type: the setting of its config, and the power it is taken to.
 # Every row of the table is compared with its model's own logits by tests/models.
@@ -49,10 +50,30 @@ def head_logits(model: nn.Module, hidden: Tensor) -> Tensor:
             fix="load it with AutoModelForCausalLM",
         )
     config = text_config(found[1])
-    if config.model_type in _BEFORE_HEAD:
-        hidden = hidden / (config.hidden_size / getattr(config, _BEFORE_HEAD[config.model_type]))
-    logits: Tensor = head(hidden)
+    logits: Tensor = head(_before_head(config, hidden))
     return scaled_logits(config, logits)
+
+
+def vocabulary_reading(model: nn.Module, vectors: Tensor) -> Tensor:
+    """Vectors (..., D) of the residual stream in vocabulary space, (..., V) fp32 (fp64 for fp64).
+
+    What ``head_logits`` computes, but for the head's bias, which is no vector's doing; products are summed in fp32.
+
+    Raises:
+        ArchitectureError: the model has no language-model head.
+        ConfigError: a head whose weight holds no floating numbers (quantised).
+    """
+    weight = output_head(model)
+    found = root_model(model)
+    assert found is not None  # output_head has found it
+    config = text_config(found[1])
+    return scaled_logits(config, information_surrogate(_before_head(config, vectors), weight))
+
+
+def _before_head(config: Any, hidden: Tensor) -> Tensor:
+    if config.model_type not in _BEFORE_HEAD:
+        return hidden
+    return hidden / (config.hidden_size / getattr(config, _BEFORE_HEAD[config.model_type]))
 
 
 def scaled_logits(config: Any, logits: Tensor) -> Tensor:
