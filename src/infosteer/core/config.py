@@ -92,6 +92,20 @@ def check_keys(mapping: Mapping[str, Any], known: Iterable[str], where: str) -> 
             )
 
 
+def difference(before: Any, after: Any, path: str = "") -> list[str]:
+    """Every leaf at which two plain structures differ, as ``key: old -> new``."""
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        changes = []
+        for key in dict.fromkeys([*before, *after]):
+            here = f"{path}.{key}" if path else str(key)
+            if key not in before or key not in after:
+                changes.append(f"{here}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}")
+            else:
+                changes += difference(before[key], after[key], here)
+        return changes
+    return [] if before == after else [f"{path}: {before} -> {after}"]
+
+
 def load_yaml(path: Path) -> Any:
     """Reads one YAML file with the safe loader.
 

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import yaml
 
-from infosteer.core.config import load_yaml
+from infosteer.core.config import difference, load_yaml
 from infosteer.errors import InfoSteerError, RunError
 from infosteer.experiments.recipe import Recipe, load_recipe
 
@@ -276,20 +276,6 @@ class RunDir:
         new = "".join(f"{raw}\n" for raw in kept)
         if new != text:
             write_atomic(self.metrics_file, new)
-
-
-def difference(before: Any, after: Any, path: str = "") -> list[str]:
-    """Every leaf at which two plain structures differ, as ``key: old -> new``."""
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        changes = []
-        for key in dict.fromkeys([*before, *after]):
-            here = f"{path}.{key}" if path else str(key)
-            if key not in before or key not in after:
-                changes.append(f"{here}: {before.get(key, '(absent)')} -> {after.get(key, '(absent)')}")
-            else:
-                changes += difference(before[key], after[key], here)
-        return changes
-    return [] if before == after else [f"{path}: {before} -> {after}"]
 
 
 def _finite(value: Any) -> Any:
