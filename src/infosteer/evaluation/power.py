@@ -27,6 +27,7 @@ from infosteer.evaluation.statistics import t_quantile
 
 MOST_SEEDS = 10_000
 _POINTS = 601  # of the integral over the estimated standard error
+_COARSE = 100  # degrees of freedom from which neighbours are taken as one
 _LARGE = 1000  # degrees of freedom from which the normal law serves
 
 
@@ -105,6 +106,8 @@ def t_power(shift: float, df: int, *, alpha: float = 0.05) -> float:
 def detectable(parts: Components, seeds: int, *, power: float = 0.8, alpha: float = 0.05) -> float:
     """The smallest true difference that the test with so many seeds finds with the given chance."""
     error, df = standard_error(parts, seeds)
+    if df > _COARSE:
+        df = round(df, 1 - int(math.log10(df)))  # two digits: fewer values to work out, and no difference to see
     return error * _shift(df, power, alpha)
 
 
