@@ -33,7 +33,7 @@ def resolve_model(model: str) -> str:
         raise ConfigError(
             "There is no such model folder.",
             where=f"model: {model}",
-            expected="`embedded`, `embedded:reasoning`, a folder with config.json, or a hub id such as Qwen/Qwen2.5-1.5B",
+            expected="`embedded`, `embedded:reasoning`, a folder with config.json, or a hub id like Qwen/Qwen2.5-1.5B",
         )
     return model
 

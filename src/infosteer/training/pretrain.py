@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from infosteer.errors import NonFiniteLossError
+from infosteer.errors import ConfigError, NonFiniteLossError
 from infosteer.training.pretrain_checkpoint import read_checkpoint, write_checkpoint
 from infosteer.training.pretrain_config import PretrainConfig, config_from_recipe
 from infosteer.training.pretrain_corpora import IGNORED, make_corpus
@@ -82,14 +82,7 @@ class _Run:
                 **dict[str, Any](config.architecture),
             )
         )
-        matrices = [p for p in self.model.parameters() if p.ndim > 1]
-        vectors = [p for p in self.model.parameters() if p.ndim == 1]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-            lr=config.stages[0]["learning_rate"],
-            betas=(0.9, 0.95),
-            fused=True,
-        )
+        self.optimizers = make_optimizers(self.model, config)
         self.step, self.losses = 0, dict[str, float]()
         logger.info("pretraining: %.2fM parameters", sum(p.numel() for p in self.model.parameters()) / 1e6)
 
@@ -105,8 +98,9 @@ class _Run:
         while self.step < c.steps:
             batch = self.corpus.batch(self.step)
             labels = torch.from_numpy(batch.labels)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.learning_rate(self.step)
+            for optimizer in self.optimizers:
+                for group in optimizer.param_groups:
+                    group["lr"] = self.learning_rate(self.step)
             with torch.autocast("cpu", torch.bfloat16, enabled=c.bf16):
                 logits = self.model(input_ids=torch.from_numpy(batch.ids), use_cache=False).logits
             losses = torch.nn.functional.cross_entropy(
@@ -122,8 +116,9 @@ class _Run:
                 )
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), c.max_grad_norm)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
             self.step += 1
             if self.step % c.logging_steps == 0 or self.step == c.steps:
                 self._log(losses.detach(), labels, batch.n_lab)
@@ -202,20 +197,39 @@ class _Run:
         write_checkpoint(
             self.checkpoint,
             self.model,
-            self.optimizer,
+            self.optimizers,
             {**state, **clocks, "config": self._fingerprint()},
             save_also=self.corpus.tokenizer.save_pretrained,
         )
 
     def resume(self) -> None:
         """Load the checkpoint, if there is one."""
-        state = read_checkpoint(self.checkpoint, self.model, self.optimizer, self._fingerprint())
+        state = read_checkpoint(self.checkpoint, self.model, self.optimizers, self._fingerprint())
         if state is None:
             return
         self.step = state["step"]
         self.corpus.resume(self.step, state)
         self.wall_before, self.cpu_before = state["wall"], state["cpu"]
         logger.info("resumed at step %d", self.step)
+
+
+def make_optimizers(model: torch.nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+    """AdamW alone, or Muon for the layers' matrices (with steps as large as AdamW's) and AdamW for the rest.
+
+    Raises: ConfigError where this torch has no Muon.
+    """
+    rate, decay = config.stages[0]["learning_rate"], config.weight_decay
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    inner = [p for name, p in model.named_parameters() if p.ndim > 1 and ".layers." in name]
+    found: list[torch.optim.Optimizer] = []
+    if config.optimizer == "muon":
+        if "Muon" not in dir(torch.optim):
+            raise ConfigError("This torch has no Muon.", where="train.optimizer", got=torch.__version__, expected="2.9")
+        found.append(torch.optim.Muon(inner, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        matrices = [p for p in matrices if all(p is not other for other in inner)]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [*found, torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)]
 
 
 def _keep_freed_memory() -> None:

@@ -1,11 +1,11 @@
-"""Checkpoints of pretraining: weights and AdamW state in safetensors, the rest in JSON, swapped in whole."""
+"""Checkpoints of pretraining: weights and optimizer state in safetensors, the rest in JSON, swapped in whole."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from infosteer.errors import RunError
 def write_checkpoint(
     folder: Path,
     model: torch.nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     state: Mapping[str, Any],
     *,
     save_also: Callable[[Path], Any],
@@ -30,8 +30,9 @@ def write_checkpoint(
     fresh.mkdir(parents=True)
     tensors: dict[str, torch.Tensor] = {}
     for name, p in model.named_parameters():
-        moments = optimizer.state[p]
-        tensors |= {name: p.detach(), f"avg.{name}": moments["exp_avg"], f"sq.{name}": moments["exp_avg_sq"]}
+        tensors[name] = p.detach()
+        for optimizer in optimizers:
+            tensors |= {f"{key}/{name}": value for key, value in optimizer.state.get(p, {}).items()}
     save_file(tensors, fresh / "state.safetensors")
     save_also(fresh)
     (fresh / "state.json").write_text(json.dumps(state))
@@ -42,7 +43,7 @@ def write_checkpoint(
 
 
 def read_checkpoint(
-    folder: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer, config: Mapping[str, Any]
+    folder: Path, model: torch.nn.Module, optimizers: Sequence[torch.optim.Optimizer], config: Mapping[str, Any]
 ) -> dict[str, Any] | None:
     """Load weights and optimizer state; returns the rest of the state, or None where there is no checkpoint.
 
@@ -65,9 +66,11 @@ def read_checkpoint(
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.copy_(tensors[name])
-            optimizer.state[p] = {
-                "step": torch.tensor(float(state["step"])),
-                "exp_avg": tensors[f"avg.{name}"].clone(),
-                "exp_avg_sq": tensors[f"sq.{name}"].clone(),
+            owner = next(
+                one for one in optimizers if any(q is p for group in one.param_groups for q in group["params"])
+            )
+            moments = {
+                key.removesuffix(f"/{name}"): value for key, value in tensors.items() if key.endswith(f"/{name}")
             }
+            owner.state[p] = {key: value.clone() for key, value in moments.items()}
     return state

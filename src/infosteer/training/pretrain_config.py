@@ -17,6 +17,7 @@ from infosteer.lab.tokenizer import VOCABULARY
 class PretrainConfig:
     """Settings of ``train`` and ``data`` in a recipe of stage ``pretrain``; lengths in tokens, times in minutes.
 
+    ``optimizer`` is "adamw", or "muon" for the matrices inside the layers and AdamW for the rest (needs torch 2.9).
     The learning rate rises over ``warmup_steps``, stays, and falls linearly to 0 over the last ``decay_steps`` steps.
     """
 
@@ -26,6 +27,7 @@ class PretrainConfig:
     stages: tuple[Mapping[str, Any], ...] = ()
     warmup_steps: int = 100
     decay_steps: int = 1900
+    optimizer: str = "adamw"
     weight_decay: float = 0.1
     max_grad_norm: float = 1.0
     bf16: bool = True
@@ -38,6 +40,10 @@ class PretrainConfig:
 
     def __post_init__(self) -> None:
         self._at_least_one("decay_steps")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ConfigError(
+                "Unknown optimizer.", where="train.optimizer", got=self.optimizer, expected="adamw or muon"
+            )
         if not self.stages:
             raise ConfigError("Pretraining needs at least one stage.", where="train.stages")
         for number, stage in enumerate(self.stages):
@@ -162,13 +168,15 @@ class ReasoningConfig(PretrainConfig):
     STAGE: ClassVar[tuple[str, ...]] = ("steps", "operations", "batch_size", "learning_rate")
 
     stages: tuple[Mapping[str, Any], ...] = (
-        {"steps": 500, "operations": [1, 1], "batch_size": 32, "learning_rate": 4e-3},
-        {"steps": 300, "operations": [1, 2], "batch_size": 32, "learning_rate": 4e-3},
-        {"steps": 3700, "operations": [1, 4], "batch_size": 32, "learning_rate": 4e-3},
+        {"steps": 350, "operations": [1, 1], "batch_size": 32, "learning_rate": 4e-3},
+        {"steps": 250, "operations": [1, 2], "batch_size": 32, "learning_rate": 4e-3},
+        {"steps": 2400, "operations": [1, 4], "batch_size": 32, "learning_rate": 4e-3},
     )
     context_length: int = 512
+    optimizer: str = "muon"
+    weight_decay: float = 0.01
     warmup_steps: int = 50
-    decay_steps: int = 2500
+    decay_steps: int = 1800
     contexts: str = "AB"
     rare_context: str = "C"
     rare_share: float = 0.03
@@ -178,8 +186,8 @@ class ReasoningConfig(PretrainConfig):
     architecture: Mapping[str, int] = field(
         default_factory=lambda: {
             "hidden_size": 128,
-            "intermediate_size": 608,
-            "num_hidden_layers": 5,
+            "intermediate_size": 800,
+            "num_hidden_layers": 4,
             "num_attention_heads": 4,
             "num_key_value_heads": 4,
         }

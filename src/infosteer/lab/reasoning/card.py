@@ -40,7 +40,7 @@ def reasoning_card(report: Mapping[str, Any]) -> str:
         "## How it was made",
         "`infosteer run reasoning-pretrain`, from random weights:",
         f"{report['steps']:,} steps, {report['tokens'] / 1e6:.1f} million tokens, {report['problems']:,} problems, "
-        f"AdamW, seed {config['seed']},",
+        f"{'Muon and AdamW' if config['optimizer'] == 'muon' else 'AdamW'}, seed {config['seed']},",
         f"{'bf16 autocast' if config['bf16'] else 'fp32'} on a CPU.",
         f"Time: {minutes:.0f} minutes of wall clock with {report['threads']} thread(s) on a shared machine;",
         f"{cpu:.0f} CPU minutes.",
