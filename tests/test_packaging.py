@@ -73,17 +73,22 @@ def test_the_wheel_carries_the_package_and_nothing_else(wheel: Path) -> None:
     for folder in (path.parent for path in SOURCE.glob("methods/*/*/method.py")):
         inside = f"infosteer/{folder.relative_to(SOURCE).as_posix()}"
         assert {f"{inside}/card.md", f"{inside}/recipe.yaml"} <= shipped
-    if (SOURCE / "lab" / "base").is_dir():
-        base = {Path(name).name for name in shipped if name.startswith("infosteer/lab/base/")}
-        assert {"config.json", "model.safetensors", "tokenizer.json"} <= base
+    for folder in ("base", "reasoning_base"):
+        if (SOURCE / "lab" / folder).is_dir():
+            base = {Path(name).name for name in shipped if name.startswith(f"infosteer/lab/{folder}/")}
+            assert {"config.json", "model.safetensors", "tokenizer.json"} <= base
     assert not [name for name in shipped if "test" in Path(name).name]
 
 
 def test_the_wheel_is_small(wheel: Path) -> None:
-    """The embedded base may take 12 MB; code and texts take little."""
-    base = sum(entry.file_size for entry in zipfile.ZipFile(wheel).infolist() if "/lab/base/" in entry.filename)
-    assert base <= 12e6
-    assert wheel.stat().st_size <= base + 1e6
+    """The embedded bases may take 12 and 4.2 MB; code and texts take little."""
+    sizes = {"/lab/base/": 0, "/lab/reasoning_base/": 0}
+    for entry in zipfile.ZipFile(wheel).infolist():
+        for folder in sizes:
+            sizes[folder] += entry.file_size if folder in entry.filename else 0
+    assert sizes["/lab/base/"] <= 12e6
+    assert sizes["/lab/reasoning_base/"] <= 4.2e6
+    assert wheel.stat().st_size <= sum(sizes.values()) + 1e6
 
 
 def test_the_wheel_works_without_the_repository(wheel: Path, tmp_path: Path) -> None:
