@@ -73,6 +73,33 @@ def test_log_lines_of_any_shape(tmp_path: Path) -> None:
     write_report(run)
 
 
+def test_probes_that_logged_are_shown_without_inspection_files(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", seeds=(1,), steps=2)
+    for file in (run / "inspection").iterdir():
+        file.unlink()
+    with (run / "metrics.jsonl").open("w") as log:
+        for step, shift in ((10, 0.0), (20, 0.125)):
+            line = {
+                "event": "train", "arm": "plain", "seed": 1, "step": step, "loss": 1.0,
+                "infosteer/region_shift/low": 0.25 - shift, "infosteer/region_shift/middle": 0.5,
+                "infosteer/region_shift/high": 0.25 + shift, "infosteer/region_shift/high/layer_0": 0.9,
+                "infosteer/geometry/rankme/layer_3": 7.0, "infosteer/geometry/rankme": 40.0 + step,
+                "infosteer/information_flux": 5.0,
+            }  # fmt: skip
+            log.write(json.dumps(line) + "\n")
+    page = parse(write_report(run).read_text())
+    regions, geometry, training = (page.one("section", id=name) for name in ("regions", "geometry", "training"))
+    cells = [cell.text() for cell in regions.one("tbody").all("td")]
+    assert cells == ["0.25 \u2192 0.125", "0.5", "0.25 \u2192 0.375"]
+    heads = [cell.text() for cell in geometry.one("thead").all("th")]
+    assert heads == ["arm", "rankme", "rankme, layer 3"], "the last hidden state first"
+    assert [cell.text() for cell in geometry.one("tbody").all("td")] == ["50 \u2192 60", "7"]
+    heads = [cell.text() for cell in training.one("thead").all("th")]
+    assert heads == ["arm", "loss, penalty included", "information_flux"], "the others have sections"
+    assert regions.all("svg")
+    assert geometry.all("svg")
+
+
 @pytest.mark.parametrize(
     ("change", "key"),
     [

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 WIDE, NARROW = 7.4, 3.5  # inches; at the page's scale about 720 and 345 CSS pixels
 DPI = 300  # of PNG files
 INSTALL = "pip install 'infosteer[plots]'"
+LEGEND: dict[str, Any] = {"loc": "outside upper left", "handlelength": 2.2, "columnspacing": 1.4}
 _STYLE: dict[str, Any] = {
     "font.family": "sans-serif",
     "font.size": 8,
@@ -153,9 +154,18 @@ def legend(figure: Figure, looks: dict[str, Look], *, width: float) -> None:
         )
         for name, look in looks.items()
     ]
-    longest = max((len(name) for name in looks), default=1)
-    columns = max(1, min(len(handles), int(width * 11.5 / (longest + 7))))
-    figure.legend(handles=handles, loc="outside upper left", ncols=columns, handlelength=2.2, columnspacing=1.4)
+    figure.legend(handles=handles, ncols=legend_columns(looks, width), **LEGEND)
+
+
+def legend_columns(names: Collection[str], width: float) -> int:
+    """How many names stand side by side."""
+    longest = max(map(len, names), default=1)
+    return max(1, min(len(names), int(width * 11.5 / (longest + 7))))
+
+
+def legend_height(names: Collection[str], width: float) -> float:
+    """Inches that the legend takes from the figure."""
+    return 0.2 + 0.165 * -(-len(names) // legend_columns(names, width))
 
 
 def line_style(look: Look) -> Any:

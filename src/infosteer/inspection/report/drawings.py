@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from infosteer.inspection.report.charts import legend, line_style, new_figure, recede
+from infosteer.inspection.report.charts import (
+    LEGEND,
+    legend,
+    legend_columns,
+    legend_height,
+    line_style,
+    new_figure,
+    recede,
+)
 from infosteer.inspection.report.palette import INK, LINE, MUTED, Look
 
 if TYPE_CHECKING:
@@ -81,7 +89,7 @@ def curves(
     columns = 1 if width < _PHONE else min(3, len(panels))
     rows = math.ceil(len(panels) / columns)
     arms = list(dict.fromkeys(arm for panel in panels.values() for arm in panel))
-    figure = new_figure(width, 0.35 + 1.75 * rows)
+    figure = new_figure(width, legend_height(arms, width) + 1.75 * rows)
     for place, (title, by_arm) in enumerate(panels.items()):
         axes = figure.add_subplot(rows, columns, place + 1)
         for arm in arms:
@@ -182,7 +190,7 @@ def _label_places(axes: Axes, found: LayerMap, *, first: bool, last: bool) -> No
 def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], looks: Mapping[str, Look], *, width: float,
          hatched: Sequence[str], unit: str) -> Figure:  # fmt: skip
     """Bars side by side: one cluster a group, one bar a model; hatched ones were measured with the hook on."""
-    figure = new_figure(width, 2.7)
+    figure = new_figure(width, 2.3 + legend_height(series, width))
     axes = figure.add_subplot()
     step = 0.84 / max(1, len(series))
     for i, (name, values) in enumerate(series.items()):
@@ -201,7 +209,5 @@ def bars(groups: Sequence[str], series: Mapping[str, Sequence[float]], looks: Ma
     axes.axhline(0, color=LINE.light, linewidth=0.8)
     axes.set_xticks(range(len(groups)), list(groups))
     axes.set_ylabel(unit)
-    longest = max(map(len, series), default=1)
-    columns = max(1, min(len(series), int(width * 11.5 / (longest + 5))))
-    figure.legend(loc="outside upper left", ncols=columns, handlelength=1.2, columnspacing=1.4)
+    figure.legend(ncols=legend_columns(series, width), **{**LEGEND, "handlelength": 1.2})
     return figure

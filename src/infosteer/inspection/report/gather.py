@@ -13,6 +13,7 @@ from infosteer.errors import ConfigError, RunError
 from infosteer.inspection.data import Geometry, Memories, Regions, Tokens, read
 
 BASE = "base"
+Curves = dict[str, dict[int, list[tuple[float, float]]]]  # arm -> seed -> (step, value)
 Training = dict[str, dict[int, list[tuple[float, Mapping[str, Any]]]]]
 RESULTS_SCHEMA = 1
 _TABLES: dict[str, dict[str, type | tuple[type, ...]]] = {
@@ -203,9 +204,9 @@ def training_lines(log: Sequence[Mapping[str, Any]]) -> Training:
     return found
 
 
-def curves(training: Training, metric: str) -> dict[str, dict[int, list[tuple[float, float]]]]:
+def curves(training: Training, metric: str) -> Curves:
     """arm -> seed -> (step, value) of one metric; gaps, and arms that have nothing else, are left out."""
-    found: dict[str, dict[int, list[tuple[float, float]]]] = {}
+    found: Curves = {}
     for arm, by_seed in training.items():
         for seed, lines in by_seed.items():
             points = [(step, value) for step, line in lines if (value := number(line.get(metric))) is not None]

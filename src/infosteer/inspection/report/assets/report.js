@@ -74,9 +74,13 @@
 
     function key(scale) {
       const line = make("p", "key");
-      const digits = (value) => `${(100 * value).toFixed(1)} %`.replace("-", "\u2212");
+      const digits = (value) => {
+        const text = (100 * value).toFixed(1);
+        return scale.both ? (value > 0 ? `+${text}` : text.replace("-", "\u2212")) : `${text} %`;
+      };
       line.append(make("span", "", digits(scale.low)), make("span", scale.both ? "ramp both" : "ramp"));
-      line.append(make("span", "", `${digits(scale.high)} of the largest possible entropy`));
+      const what = scale.both ? "points of the largest possible entropy" : "of the largest possible entropy";
+      line.append(make("span", "", `${digits(scale.high)} ${what}`));
       return line;
     }
 
@@ -279,7 +283,7 @@
       for (const said of entry.says) {
         const row = make("div", "row");
         const who = make("span", "who");
-        who.append(chip(found.models[said.model]), ` ${said.specificity.toFixed(2)}`);
+        who.append(chip(found.models[said.model]), ` specificity ${said.specificity.toFixed(2)}`);
         const words = make("ul");
         for (const [word, p] of said.words) {
           const item = make("li");

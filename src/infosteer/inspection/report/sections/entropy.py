@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from infosteer.inspection.report.charts import Chart, show
 from infosteer.inspection.report.drawings import LayerMap, layer_maps, mean_of_seeds
-from infosteer.inspection.report.gather import curves, training_lines
+from infosteer.inspection.report.gather import Curves, curves, training_lines
 from infosteer.inspection.report.markup import clip, el, join, table, visible
+from infosteer.inspection.report.multiples import thinned
 from infosteer.inspection.report.section import Context, Section, absent, chip
-from infosteer.inspection.report.sections.training import thinned
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def make_entropy(context: Context) -> Section:
     return Section(id=ID, title=TITLE, body=body, charts=charts)
 
 
-def _map(by_layer: dict[int, dict[str, dict[int, list[tuple[float, float]]]]], arm: str) -> LayerMap | None:
+def _map(by_layer: dict[int, Curves], arm: str) -> LayerMap | None:
     rows = {layer: dict(mean_of_seeds(by_arm[arm])) for layer, by_arm in by_layer.items() if arm in by_arm}
     shared = sorted(set.intersection(*map(set, rows.values()))) if rows else []
     steps = [step for step, _ in thinned([(step, 0.0) for step in shared], _COLUMNS)]

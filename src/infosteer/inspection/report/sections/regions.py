@@ -4,26 +4,52 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from infosteer.inspection.data import Regions
 from infosteer.inspection.report.charts import Chart, show
 from infosteer.inspection.report.drawings import bars
-from infosteer.inspection.report.markup import clip, el, join, table, visible
+from infosteer.inspection.report.gather import curves, training_lines
+from infosteer.inspection.report.markup import Markup, clip, el, join, table, visible
+from infosteer.inspection.report.multiples import multiples
 from infosteer.inspection.report.section import Context, Section, absent, chip, model_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 ID, TITLE = "regions", "Shift between key regions"
+REGIONS_LOG = "infosteer/region_shift/"
+_LOGGED = {"low": "below the low percentile", "middle": "between", "high": "above the high percentile"}
 _MOST = 12  # readings drawn; all are in the table
 
 
 def make_regions(context: Context) -> Section:
-    """The section, from inspection/regions.json."""
+    """The section, from inspection/regions.json and from what the probe logged during training."""
+    logged = _during_training(context)
     regions = context.run.regions
-    if regions is None or not regions.readings:
-        return absent(
-            ID, TITLE, "No key regions were measured: a run keeps them in ", el("code", "inspection/regions.json"),
-            ", see ", el("code", "docs/report.md"), ".",
-        )  # fmt: skip
+    if regions is not None and regions.readings:
+        return _measured(context, regions, logged)
+    if logged is not None:
+        return Section(id=ID, title=TITLE, body=logged[1], charts=[logged[0]])
+    return absent(
+        ID, TITLE, "No key regions were measured: the probe ", el("code", "probes/region_shift"), " in an arm's "
+        "methods logs them during training; see ", el("code", "docs/report.md"), ".",
+    )  # fmt: skip
+
+
+def _during_training(context: Context) -> tuple[Chart, Markup] | None:
+    lines = training_lines(context.run.log)
+    found = {title: by_arm for key, title in _LOGGED.items() if (by_arm := curves(lines, REGIONS_LOG + key))}
+    if not found:
+        return None
+    what = "Shares of key coefficients by region over training steps"
+    chart, numbers = multiples(context, name="regions-training", what=what, found=found)
+    caption = (
+        "Shares during training, as the forwards ran, with the intervention of arms that have one; averaged over "
+        "layers."
+    )
+    return chart, join(show(chart, caption), el("details", el("summary", "The numbers as a table"), numbers))
+
+
+def _measured(context: Context, regions: Regions, logged: tuple[Chart, Markup] | None) -> Section:
     labels = regions.labels()
     named = {model_name(r.model, r.seed, r.hook): r for r in regions.readings}
     drawn = {clip(visible(name), 40): reading for name, reading in list(named.items())[:_MOST]}
@@ -61,8 +87,9 @@ def make_regions(context: Context) -> Section:
             el("p", regions.note, class_="note") if regions.note else None,
             el("details", el("summary", "The numbers as a table"), numbers),
             el("details", el("summary", "By layer"), layers),
+            logged[1] if logged else None,
         ),
-        charts=[chart],
+        charts=[chart, *([logged[0]] if logged else [])],
     )
 
 
