@@ -4,15 +4,18 @@
 
 Each number of operations and each axis of the lab is measured on problems of the evaluation split. Intervals resample
 problems. Without --output the table is printed and nothing is written; the committed result is
-docs/evidence/reasoning-ladder/results.json.
+docs/evidence/reasoning-ladder/results.json, and --render puts its numbers into docs/lab.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -23,7 +26,34 @@ from infosteer.experiments.environment import environment
 from infosteer.lab.reasoning.rows import AXES
 from infosteer.training.loading import load_model, load_tokenizer
 
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "evidence" / "reasoning-ladder" / "results.json"
+PAGE = ROOT / "docs" / "lab.md"
+PLACE = re.compile(r"(?<=<!-- ladder:begin -->\n).*?(?=<!-- ladder:end -->)", re.DOTALL)
 TARGETS = {"id": (0.7, 1.0), "edge": (0.02, 0.4), "hard": (0.0, 0.02)}  # pass@16, as the lab was planned
+
+
+def table(results: Mapping[str, Any]) -> str:
+    """Every axis with pass@k in %, intervals of 95 %, and what was planned for pass@16."""
+    rows = {row["metric"]: row for row in results["summary"]}
+    axes = list(results["settings"])
+    ks = [name.partition("/")[2] for name in rows if name.startswith(f"{axes[0]}/")]
+    lines = ["| axis | " + " | ".join(ks) + " | planned |", "|---" * (len(ks) + 2) + "|"]
+    for axis in axes:
+        cells = [
+            "{:.1f} ({:.1f} to {:.1f})".format(*(100 * rows[f"{axis}/{k}"][part] for part in ("mean", "low", "high")))
+            for k in ks
+        ]
+        low, high = results["targets"].get(f"{axis}/pass@16", (0, 1))
+        planned = "" if f"{axis}/pass@16" not in results["targets"] else f"{100 * low:g} to {100 * high:g}"
+        lines.append(f"| `lab:reasoning/{axis}` | {' | '.join(cells)} | {planned} |")
+    return "\n".join(lines) + "\n"
+
+
+def render() -> None:
+    """Put the committed numbers into the page."""
+    results = json.loads(RESULTS.read_text())
+    PAGE.write_text(PLACE.sub(lambda _: table(results), PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def main() -> None:
@@ -36,7 +66,11 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--axes", nargs="+", default=list(AXES), choices=list(AXES))
     parser.add_argument("--output", type=Path)
+    parser.add_argument("--render", action="store_true")
     options = parser.parse_args()
+    if options.render:
+        render()
+        return
 
     model, tokenizer = load_model(options.model).eval(), load_tokenizer(options.model)
     ks = [k for k in (1, 4, 16, 64, 128) if k <= options.samples]
