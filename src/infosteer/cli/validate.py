@@ -20,8 +20,15 @@ def validate(
     from infosteer.cli.run import check_overrides
     from infosteer.experiments.preview import preview
     from infosteer.experiments.recipe import load_recipe
+    from infosteer.experiments.sweep.drive import plan_of
+    from infosteer.experiments.sweep.forecast import describe
 
-    facts = preview(load_recipe(recipe, check_overrides(overrides)), rows)
+    changes = check_overrides(overrides)
+    loaded = load_recipe(recipe, changes)
+    plan = plan_of(recipe, overrides=changes)[0] if loaded.sweep is not None else None
+    facts = preview(loaded, rows)
+    if plan is not None:
+        facts["summary"] |= {f"sweep: {name}": value for name, value in describe(plan).items()}
     if json:
         print_json(facts)
     else:
