@@ -27,7 +27,7 @@ def make_run(
 ) -> Path:  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(
-        json.dumps({"name": folder.name, "train": {"learning_rate": rate}, "arms": dict.fromkeys(arms, [])})
+        json.dumps({"name": folder.name, "train": {"learning_rate": rate}, "arms": {arm: [] for arm in arms}})
     )
     rows: list[dict[str, Any]] = [{"arm": "base", "seed": 0, "metrics": {"id/exact_match": 0.0}}]
     for arm in arms:

@@ -69,8 +69,8 @@ def compare_runs(paths: Sequence[Path], *, resamples: int = RESAMPLES) -> dict[s
     """Every run against the first.
 
     Arms of one name are compared over the seeds and metrics that both have; where each run has a single arm, these two
-    are, whatever their names. Differences are paired by seed and, where both runs keep their outcomes and scored equally
-    many examples, by example.
+    are, whatever their names. Differences are paired by seed, and by example where both runs keep their outcomes and
+    scored equally many examples of one set.
 
     Returns:
         ``runs``: [{run, path, arms, seeds, environment}]; ``summary``: [{run, arm, metric, mean, low, high, n}];
@@ -215,8 +215,8 @@ def _correct(comparisons: list[dict[str, Any]]) -> None:
 def _settings(reference: Run, other: Run) -> list[str]:
     before, after = (dict(run.recipe or (run.results or {}).get("settings") or {}) for run in (reference, other))
     found = difference(before, after)
-    environments = [(run.results or {}).get("environment", {}).get("packages", {}) for run in (reference, other)]
-    return found + difference(*environments, "packages")
+    old, new = ((run.results or {}).get("environment", {}).get("packages", {}) for run in (reference, other))
+    return found + difference(old, new, "packages")
 
 
 def _examples(folder: Path, means: Mapping[str, Scores]) -> dict[str, Scores]:

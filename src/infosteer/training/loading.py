@@ -82,6 +82,27 @@ def load_model(model: str, *, dtype: str = "float32") -> Any:
         raise _load_error(error, model, "model") from error
 
 
+def merge_adapters(model: Any) -> Any:
+    """The model with what its adapters learned written into the weights that they adapt, and no adapters left.
+
+    Works on PEFT's wrappers and on adapters that transformers loaded from a folder; a model without any comes back as
+    it is.
+    """
+    from peft import PeftModel
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils.other import ModulesToSaveWrapper
+
+    if isinstance(model, PeftModel):
+        return model.merge_and_unload()
+    for name, module in list(model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            module.merge()  # type: ignore[operator]
+            model.set_submodule(name, module.get_base_layer())
+        elif isinstance(module, ModulesToSaveWrapper):
+            model.set_submodule(name, module.modules_to_save[module.active_adapters[0]])
+    return model
+
+
 def load_skeleton(model: str) -> Any:
     """The model's modules without weights (on the meta device), from its config alone: quick for any size.
 
