@@ -64,7 +64,7 @@ class RecAdam(ParamMethod):
 
     @property
     def idle(self) -> bool:
-        return self.w == 0
+        return self.w == 0 or (self.anneal == "constant" and self.w == 1)  # the plain optimizer
 
     def apply(self, target: ParamTarget) -> Handle:
         named = [(name, p) for name, p in target.model.named_parameters() if p.requires_grad]
