@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ import infosteer
 from infosteer.core.contract import Context
 from infosteer.errors import ConfigError
 from infosteer.functional import intervene
+from infosteer.methods.interventions.key_random import RandomOverwrite
 from infosteer.models import locate
 
 CONTEXT = Context(layer=0, step=0, strength=1.0)
@@ -146,3 +149,68 @@ def test_the_shield_holds_the_lifted_memories_of_each_row() -> None:
     for other in free:
         if other != name:
             torch.testing.assert_close(shielded[other], free[other])
+
+
+SWITCHES = {
+    "fraction": 0.25,
+    "alpha": 1.5,
+    "tokens": "answer",
+    "entropy_low": 0.6,
+    "entropy_high": 0.95,
+    "shield": True,
+}
+
+
+def switched(prepare: Callable[[torch.nn.Module], Any], rows: dict[str, Tensor] | None = None) -> dict[str, Tensor]:
+    """Gradients with all switches on, in a model that ``prepare`` may change or wrap once it is steered."""
+    model = llama()
+    with infosteer.steer(model, [infosteer.Intervention(**SWITCHES)]) as session:
+        prepared = prepare(model)
+        call = model if prepared is None else prepared
+        return gradients(model, session.loss(call(**(rows or batch()), use_cache=False).loss))
+
+
+def checkpointed(model: torch.nn.Module, reentrant: bool) -> None:
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+    model.enable_input_require_grads()
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_switches_survive_checkpointing(reentrant: bool) -> None:
+    wanted, found = switched(lambda model: None), switched(lambda model: checkpointed(model, reentrant))
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_compiled_switches_follow_labels_and_step() -> None:
+    torch._dynamo.reset()
+    other = batch()
+    other["labels"] = other["labels"].roll(1, 0).masked_fill(other["attention_mask"] == 0, -100)
+    methods = [infosteer.Intervention(**SWITCHES), RandomOverwrite(fraction=0.1)]
+
+    def run(compiled: bool) -> list[dict[str, Tensor]]:
+        model, found = llama(num_hidden_layers=1), []
+        with infosteer.steer(model, methods) as session:
+            call = torch.compile(model, backend="aot_eager") if compiled else model
+            for step, rows in enumerate((batch(), other)):
+                session.step = step
+                found.append(gradients(model, session.loss(call(**rows, use_cache=False).loss)))
+        return found
+
+    eager = run(False)
+    assert any(not torch.allclose(eager[0][name], value) for name, value in eager[1].items())
+    for wanted, found in zip(eager, run(True), strict=True):
+        for name, gradient in wanted.items():
+            torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_the_switches_do_not_see_padding() -> None:
+    rows = batch()
+    wider = {
+        "input_ids": torch.nn.functional.pad(rows["input_ids"], (0, 3), value=1),
+        "attention_mask": torch.nn.functional.pad(rows["attention_mask"], (0, 3)),
+        "labels": torch.nn.functional.pad(rows["labels"], (0, 3), value=-100),
+    }
+    wanted, found = switched(lambda model: None), switched(lambda model: None, wider)
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
