@@ -119,11 +119,27 @@ def verdicts(study: Study) -> str:
     return "\n".join([*lines, ""])
 
 
-PARTS: dict[str, Callable[[Study], str]] = {
-    "table": table,
-    "headroom": headroom,
-    "chosen": chosen,
-    "verdicts": verdicts,
+def gradient(study: str) -> str:
+    """What ``benchmarks/mechanism.py`` found: the share of gradient energy on overwritten entries, and the turn."""
+    found = json.loads((EVIDENCE / study / "results.json").read_text(encoding="utf-8"))
+    lines = [
+        "| intervention | energy on the entries, before | after | cosine of the FFN gradients | loss change, nats |"
+    ]
+    lines.append("|---|---|---|---|---|")
+    for name, runs in found["settings"].items():
+        first = [run["layers"][0] for run in runs]
+        before, after = (_mean([one[f"energy {when}"] for one in first]) for when in ("before", "after"))
+        cosine, change = _mean([run["cosine"] for run in runs]), _mean([run["loss change"] for run in runs])
+        lines.append(f"| {name} | {before:.1e} | {after:.1e} | {cosine:.4f} | {change:+.3f} |")
+    return "\n".join([*lines, ""])
+
+
+PARTS: dict[str, Callable[[str], str]] = {
+    "table": lambda study: table(Study(study)),
+    "headroom": lambda study: headroom(Study(study)),
+    "chosen": lambda study: chosen(Study(study)),
+    "verdicts": lambda study: verdicts(Study(study)),
+    "gradient": gradient,
 }
 
 
@@ -131,7 +147,7 @@ def render(text: str) -> str:
     """A page's text with every generated part made anew. Raises: KeyError for a part that does not exist."""
 
     def part(match: re.Match[str]) -> str:
-        body = PARTS[match["part"]](Study(match["study"]))
+        body = PARTS[match["part"]](match["study"])
         return f"<!-- evidence: {match['study']} {match['part']} -->\n{body}<!-- evidence: end -->"
 
     return PART.sub(part, text)
@@ -214,6 +230,10 @@ def _legend(study: Study) -> str:
     )
 
 
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 def _number(value: float, factor: float, digits: int) -> str:
     return f"{factor * value:.{digits}f}"
 
@@ -251,7 +271,7 @@ def main() -> int:
         print("docs/evidence.md agrees with the results" if new == text else "docs/evidence.md is out of date")
         return int(new != text)
     PAGE.write_text(new, encoding="utf-8")
-    for name in sorted({match["study"] for match in PART.finditer(new)}):
+    for name in sorted({match["study"] for match in PART.finditer(new) if match["part"] == "table"}):
         forest(Study(name), EVIDENCE / name / "forest.svg")
     return 0
 
