@@ -21,7 +21,7 @@ PACKAGES = (
     "tokenizers",
     "numpy",
 )
-EXTRAS = {"eval": "lm_eval", "plots": "matplotlib", "kernels": "triton", "scale": "deepspeed", "track": "trackio"}
+EXTRAS = {"eval": "lm_eval", "plots": "matplotlib", "kernels": "triton", "scale": "ray", "track": "trackio"}
 
 
 def environment() -> dict[str, Any]:

@@ -16,6 +16,7 @@ from infosteer.experiments.run import RUNS
 from infosteer.experiments.schema import to_plain
 from infosteer.experiments.sweep.cells import canonical
 from infosteer.experiments.sweep.choose import chosen_cells
+from infosteer.experiments.sweep.cluster import work_on_cluster
 from infosteer.experiments.sweep.folder import SweepDir
 from infosteer.experiments.sweep.plan import Plan, Trial, distinct
 from infosteer.experiments.sweep.pool import Pool
@@ -145,9 +146,7 @@ class Sweep:
             self._rewrite()
 
         if self.ray is not None:
-            from infosteer.experiments.sweep.ray import work_on_ray
-
-            work_on_ray(self.plan, self.folder, self.ray, self.workers, look)
+            work_on_cluster(self.plan, self.folder, self.ray, self.workers, look)
         elif self.workers == 1:
             work(self.plan, self.folder, self.bench, look)
         else:

@@ -108,8 +108,7 @@ class SweepDir:
         if folder.claim(trial.recipe):
             with contextlib.closing(folder):
                 if not self.done(trial):
-                    ran = {"seconds": None, "threads": None, "host": platform.node(), "process": None}
-                    folder.write_outcome({**failed_outcome(trial.arm, trial.seed, reason), "ran": ran})
+                    folder.write_outcome({**failed_outcome(trial.arm, trial.seed, reason), "ran": lost()})
 
 
 def _conflict(before: Any, now: Any, path: str = "") -> str | None:
@@ -170,6 +169,11 @@ def measure(folder: RunDir, trial: Trial, bench: Bench) -> dict[str, Any]:
         "process": os.getpid(),
     }
     return {**outcome, "ran": ran}
+
+
+def lost() -> dict[str, Any]:
+    """What is said of where a trial ran that did not come back."""
+    return {"seconds": None, "threads": None, "host": platform.node(), "process": None}
 
 
 def check_metric(outcome: dict[str, Any] | None, metrics: tuple[str, ...], where: str) -> None:
