@@ -30,6 +30,14 @@ class _Terminal(logging.StreamHandler):  # type: ignore[type-arg]
     """The command line's own handler."""
 
 
+def bars_on_terminals_only() -> None:
+    """Keep the libraries' progress bars out of files and pipes."""
+    if not sys.stderr.isatty():
+        from transformers.utils import logging as transformers_logging
+
+        transformers_logging.disable_progress_bar()
+
+
 def show_log(main: bool = True) -> None:
     """Print the package's warnings (only errors on other ranks); with --debug its notes too."""
     debug = os.environ.get("INFOSTEER_DEBUG", "") not in ("", "0")
