@@ -182,6 +182,7 @@ def test_the_switches_survive_checkpointing(reentrant: bool) -> None:
         torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_compiled_switches_follow_labels_and_step() -> None:
     torch._dynamo.reset()
     other = batch()

@@ -34,7 +34,7 @@ class EntropyTarget(PenaltyMethod):
     """
 
     target: float = setting(0.9, "entropy to be held, as a share of ln M", low=0, high=1)
-    weight: float = setting(1.0, "weight of the squared distance in the loss", low=0)
+    weight: float = setting(10.0, "weight of the squared distance in the loss", low=0)
     normalization: str = setting(
         "magnitude", "shares p of a row: |k| / sum, k^2 / sum, or softmax(k)", choices=NORMALIZATIONS
     )

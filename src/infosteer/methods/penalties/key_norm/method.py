@@ -37,7 +37,7 @@ class KeyNorm(PenaltyMethod):
     """
 
     norm: str = setting("l2", "l1: mean |k|; l2: mean k^2", choices=NORMS)
-    weight: float = setting(0.01, "weight in the loss; negative weights reward size")
+    weight: float = setting(0.5, "weight in the loss; negative weights reward size")
 
     @property
     def idle(self) -> bool:
