@@ -190,6 +190,44 @@ def test_two_runs_agree_and_a_resumed_one_too(tmp_path) -> None:
         run_pretrain({**recipe(), "data": {"lab": "reasoning", "rare_share": 0.5}}, tmp_path / "new")
 
 
+def test_muon_moves_the_matrices_of_the_layers_and_adamw_the_rest(tmp_path) -> None:
+    from infosteer.training.pretrain import _Run
+
+    run = _Run(config_from_recipe(recipe()), tmp_path)
+    names = {id(p): name for name, p in run.model.named_parameters()}
+    muon, adamw = ([names[id(p)] for group in one.param_groups for p in group["params"]] for one in run.optimizers)
+    assert sorted([*muon, *adamw]) == sorted(names.values())
+    assert all(".layers." in name and "norm" not in name for name in muon)
+    assert len(muon) == 7
+    plain = _Run(config_from_recipe(recipe(optimizer="adamw")), tmp_path)
+    assert [type(one).__name__ for one in plain.optimizers] == ["AdamW"]
+
+
+def test_only_solutions_carry_loss_and_rows_of_a_step_are_alike_in_length() -> None:
+    from infosteer.training.pretrain_corpora import IGNORED, ReasoningCorpus
+
+    given_ = recipe()
+    given_["train"]["stages"] = [{"steps": 8, "operations": [1, 4], "batch_size": 4, "learning_rate": 1e-3}]
+    corpus = ReasoningCorpus(config_from_recipe(given_))
+    begin = corpus.tokenizer(" <solution>").input_ids[0]
+    widths, alone, texts = [], 0, []
+    for step in range(8):
+        batch = corpus.batch(step)
+        widths.append(batch.ids.shape[1])
+        for ids, labels in zip(batch.ids.tolist(), batch.labels.tolist(), strict=True):
+            at = ids.index(begin)
+            end = labels.index(corpus.tokenizer.eos_token_id)
+            assert set(labels[:at]) | set(labels[end + 1 :]) <= {IGNORED}
+            assert labels[at:end] == ids[at + 1 : end + 1]
+            alone += end + 2
+            texts.append(corpus.tokenizer.decode(ids[: end + 1]))
+    assert len(set(texts)) == 32
+    assert corpus.progress() == {"problems": 32, "tokens": alone}
+    assert len(set(widths)) > 2
+    padded = sum(4 * (width + 1) for width in widths)
+    assert padded < 1.35 * alone
+
+
 def test_solutions_do_not_depend_on_the_batch(tokenizer) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -210,6 +248,7 @@ def test_solutions_do_not_depend_on_the_batch(tokenizer) -> None:
         ("train", "stages", [{"steps": 1, "people": 3, "batch_size": 1, "learning_rate": 1e-3}], "operations"),
         ("train", "stages", [{**TINY["stages"][0], "operations": 3}], "[1, 4]"),
         ("train", "stages", [{**TINY["stages"][0], "operations": [4, 1]}], "1 to 12"),
+        ("train", "optimizer", "sgd", "adamw or muon"),
         ("data", "contexts", "AQ", "A, B, C"),
         ("data", "rare_context", "Q", "A, B, C"),
         ("data", "rare_share", 2, "0 to 1"),
