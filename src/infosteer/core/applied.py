@@ -36,10 +36,12 @@ class Applied:
                 self._names[index] = method.label()
                 self.handles[index] = method.apply(target)
 
-    def before_step(self, strengths: Sequence[float], optimizer: torch.optim.Optimizer, step: int) -> None:
+    def before_step(
+        self, strengths: Sequence[float], optimizer: torch.optim.Optimizer, step: int, total_steps: int | None
+    ) -> None:
         """An optimizer is about to step."""
         for index, handle in self.handles.items():
-            handle.see_optimizer(optimizer, step)
+            handle.see_optimizer(optimizer, step, total_steps)
             handle.before_step(strengths[index])
 
     def after_step(self, strengths: Sequence[float]) -> None:

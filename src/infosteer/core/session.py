@@ -288,7 +288,7 @@ class Session:
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called before an optimizer that holds parameters of the model steps."""
-        self.applied.before_step(self._strengths(), optimizer, self.step)
+        self.applied.before_step(self._strengths(), optimizer, self.step, self.total_steps)
 
     def after_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Called after that step; the first optimizer seen is the one whose steps are counted."""

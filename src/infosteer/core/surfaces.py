@@ -130,8 +130,10 @@ class Handle(abc.ABC):
     def touched(self) -> bool:
         """Whether the method has had anything to act on so far."""
 
-    def see_optimizer(self, optimizer: torch.optim.Optimizer, step: int) -> None:  # noqa: B027 - few methods need it
-        """Runs ahead of ``before_step``: the optimizer that is about to step, and how many steps were done before."""
+    def see_optimizer(  # noqa: B027 - few methods need it
+        self, optimizer: torch.optim.Optimizer, step: int, total_steps: int | None
+    ) -> None:
+        """Runs ahead of ``before_step``: the optimizer that is about to step, the steps done, and all there will be."""
 
     def finish(self, strength: float) -> None:  # noqa: B027 - few methods need it
         """Runs once when training has ended, before the model is saved or evaluated."""

@@ -214,6 +214,19 @@ def test_a_random_start_is_pulled_to_the_pretrained_weights() -> None:
     assert all(torch.equal(value, random_weights[name]) for name, value in weights(same).items())
 
 
+def test_t0_as_a_share_of_all_steps() -> None:
+    found, wanted = llama(), train(llama(), [RecAdam(t0=2.0, k=1.0)])
+    with steer(found, [RecAdam(t0=0.5, k=1.0)], total_steps=4):
+        optimizer = torch.optim.AdamW(found.parameters(), lr=1e-2, weight_decay=0.1)
+        for _ in range(3):
+            found(input_ids=IDS, labels=IDS).loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    assert all(torch.equal(value, wanted[name]) for name, value in weights(found).items())
+    with pytest.raises(ConfigError, match=r"number of steps(.|\n)*total_steps"):
+        train(llama(), [RecAdam()])
+
+
 def test_adapters_are_pulled_to_nothing() -> None:
     model = lora(llama(), ["q_proj", "up_proj"])
     start = weights(model)
@@ -221,7 +234,7 @@ def test_adapters_are_pulled_to_nothing() -> None:
     for name, value in found.items():
         torch.testing.assert_close(value, start[name])
     model = llama().requires_grad_(False)
-    with steer(model, [RecAdam()]):
+    with steer(model, [RecAdam(t0=2.0)]):
         optimizer = torch.optim.SGD(model.lm_head.requires_grad_(True).parameters(), lr=0.1)
         with pytest.raises(NoEffectError, match="recadam"):
             optimizer.step()

@@ -29,7 +29,8 @@ class RecAdam(ParamMethod):
     quadratic penalty, or ``pull / lr_max``; wd the optimizer's weight decay.
 
     Raises:
-        ConfigError: a value out of range, or ``unanchored`` patterns that match no parameter.
+        ConfigError: a value out of range, ``unanchored`` patterns that match no parameter; at the first step, a ``t0``
+            below 1 where the number of steps is not known.
         NoEffectError: at the first optimizer step, when no parameter that would be pulled is being trained.
         AttachError: weights that are resharded during a step.
     """
@@ -37,8 +38,10 @@ class RecAdam(ParamMethod):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"paper": {"gamma": 5000.0, "k": 0.5, "t0": 250.0}}
 
     anneal: str = setting("sigmoid", "how lambda goes from recall (0) to the task (w)", choices=SHAPES)
-    k: float = setting(0.5, "sigmoid: steepness", low=0)
-    t0: float = setting(250.0, "step at which lambda is w/2 (sigmoid) or reaches w (linear)", low=0)
+    k: float = setting(0.1, "sigmoid: steepness, by step", low=0)
+    t0: float = setting(
+        0.25, "step at which lambda is w/2 (sigmoid) or reaches w (linear); below 1: share of all steps", low=0
+    )
     w: float = setting(1.0, "largest lambda; 0 switches the method off", low=0)
     pull: float = setting(0.1, "share of the way back that a step takes at lambda 0, full rate", low=0, high=1)
     gamma: float = setting(0.0, "above 0: weight of the quadratic penalty, in place of pull / lr", low=0)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from infosteer.core.surfaces import Handle
-from infosteer.errors import AttachError
+from infosteer.errors import AttachError, ConfigError
 from infosteer.methods.params.recadam.anneal import annealed
 
 logger = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class Pull(Handle):
 
     Args:
         anchored: parameters that are pulled; others learn as ever.
-        anneal: settings of :func:`annealed`.
+        anneal: settings of :func:`annealed`; a ``t0`` below 1 is a share of all steps.
         gamma: weight of the quadratic penalty; 0 derives it from ``pull``.
         pull: share of the distance that a step takes back while lambda is 0 and the rate at its highest.
         keep: "model" or "cpu"; dtype: of the anchor, None for the parameter's own.
@@ -49,8 +49,18 @@ class Pull(Handle):
     def parameters(self) -> list[nn.Parameter]:
         return list(self.anchored)
 
-    def see_optimizer(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def see_optimizer(self, optimizer: torch.optim.Optimizer, step: int, total_steps: int | None) -> None:
         self._optimizer, self._step = optimizer, step + 1
+        t0, shape = self.anneal["t0"], self.anneal["shape"]
+        if 0 < t0 < 1 and (shape == "linear" or (shape == "sigmoid" and self.anneal["k"] > 0)):  # else it has no part
+            if not total_steps:
+                raise ConfigError(
+                    "a share of all steps needs the number of steps",
+                    where="recadam.t0",
+                    got=t0,
+                    fix="pass total_steps= to infosteer.steer, or give t0 in steps",
+                )
+            self.anneal["t0"] = t0 * total_steps
 
     def before_step(self, strength: float) -> None:
         self._before, self._strength = [], strength
