@@ -67,6 +67,16 @@ def test_a_share_of_the_characters() -> None:
     assert added / total == pytest.approx(0.4, abs=50 / total)
 
 
+def test_a_share_of_what_carries_loss() -> None:
+    source = [{"text": "x" * (10 + 7 * i % 90)} for i in range(400)]
+    mixed = Replay(share=0.4, unit="labels").transform(ROWS, context(source))
+    added = sum(len(row["completion"]) for row in replayed(mixed))
+    assert added / sum(len(row["completion"]) for row in mixed) == pytest.approx(0.4, abs=50 / 630)
+    turns = [{"role": role, "content": "y" * 30} for role in ("user", "assistant", "user", "assistant")]
+    mixed = Replay(share=0.5, unit="labels").transform([{"messages": turns}] * 4, context([{"text": "x" * 12}]))
+    assert len(mixed) == 4 + 10
+
+
 def test_seeds_sources_and_options() -> None:
     first = Replay().transform(ROWS, context(seed=1))
     assert Replay().transform(ROWS, context(seed=1)) == first
@@ -119,7 +129,7 @@ def test_replay_of_a_file_with_bad_rows_or_none(tmp_path: Path) -> None:
         Replay(share=0.6).transform(ROWS, context(strength=2.0))
     with pytest.raises(ConfigError, match="Unknown option"):
         infosteer.transform_rows(ROWS, [Replay(options={"peple": "all"})])
-    for wrong in ({"share": 1.5}, {"unit": "tokens"}, {"options": 3}, {"source": ""}, {"limit": 1.5}, {"limit": -1}):
+    for wrong in ({"share": 1.5}, {"unit": "words"}, {"options": 3}, {"source": ""}, {"limit": 1.5}, {"limit": -1}):
         with pytest.raises(ConfigError):
             Replay(**wrong)
 

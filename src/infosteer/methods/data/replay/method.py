@@ -11,13 +11,15 @@ from infosteer.core.config import setting
 from infosteer.core.surfaces import DataContext, DataMethod, Row
 from infosteer.errors import ConfigError, DataError
 
+UNITS = ("rows", "characters", "labels")
+
 
 @dataclasses.dataclass(kw_only=True)
 class Replay(DataMethod):
     """Adds rows of ``source`` until they are a share r of the whole, and shuffles all rows.
 
-    Formula: ``round(r / (1 - r) n)`` rows to n training rows, or rows with ``r / (1 - r)`` times their characters;
-    r = s ``share``, s strength.
+    Formula: ``round(r / (1 - r) n)`` rows to n training rows, or rows with ``r / (1 - r)`` times their characters, or
+    times those of their characters that carry loss; r = s ``share``, s strength.
 
     Raises:
         ConfigError: a share of 1 or more of the whole, options that are no mapping, or a source without a name.
@@ -25,8 +27,8 @@ class Replay(DataMethod):
     """
 
     source: str = setting("lab:facts/texts", "where the rows come from: a file, a folder, a hub id, or a lab key")
-    share: float = setting(0.3, "share of all rows that is replay; below 1", low=0, high=1)
-    unit: str = setting("rows", "the whole that the share is of", choices=("rows", "characters"))
+    share: float = setting(0.3, "share of the whole that is replay; below 1", low=0, high=1)
+    unit: str = setting("rows", "the whole that the share is of; labels: characters that carry loss", choices=UNITS)
     options: Mapping[str, Any] = dataclasses.field(
         default_factory=dict, metadata={"help": "settings of the source, e.g. {people: pool} for lab:facts/texts"}
     )
@@ -63,7 +65,7 @@ class Replay(DataMethod):
         pairs = all(isinstance(row.get("prompt"), str) for row in rows)
         found = [_as_text(row, pairs) if self.full_text or "text" in row else dict(row) for row in source]
         draw = random.Random(f"replay/{context.seed}")
-        wanted = share / (1 - share) * (len(rows) if self.unit == "rows" else sum(map(_size, rows)))
+        wanted = share / (1 - share) * sum(_size(row, self.unit) for row in rows)
         mixed = [*(dict(row) for row in rows), *_taken(found, wanted, self.unit, draw)]
         draw.shuffle(mixed)
         return mixed
@@ -74,7 +76,7 @@ def _taken(rows: Sequence[Row], wanted: float, unit: str, draw: random.Random) -
     reached = 0.0
     while True:
         for row in draw.sample(rows, len(rows)):
-            size = 1 if unit == "rows" else max(_size(row), 1)
+            size = max(_size(row, unit), 1)
             if reached + size / 2 > wanted:
                 return
             reached += size
@@ -92,7 +94,11 @@ def _as_text(row: Row, pairs: bool) -> Row:
     return {"prompt": "", "completion": text} if pairs else {"text": text}
 
 
-def _size(row: Row) -> int:
-    """Characters of a row's texts and messages."""
+def _size(row: Row, unit: str) -> int:
+    """What a row counts for: 1, its characters, or those of its text, completion or last reply."""
+    if unit == "rows":
+        return 1
     parts = [row[name] for name in ("text", "prompt", "completion", "messages") if name in row]
+    if unit == "labels":
+        parts = [part if isinstance(part, str) else part[-1:] for part in parts[-1:]]
     return sum(len(part) if isinstance(part, str) else sum(len(turn["content"]) for turn in part) for part in parts)
