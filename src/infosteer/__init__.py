@@ -17,7 +17,13 @@ if TYPE_CHECKING:
     from infosteer.core.steer import steer as steer
     from infosteer.methods.data.noisy_labels import NoisyLabels as NoisyLabels
     from infosteer.methods.data.replay import Replay as Replay
+    from infosteer.methods.interventions.key_damp import KeyDamp as KeyDamp
+    from infosteer.methods.interventions.key_dropout import KeyDropout as KeyDropout
     from infosteer.methods.interventions.key_lift import Intervention as Intervention
+    from infosteer.methods.interventions.key_noise import KeyNoise as KeyNoise
+    from infosteer.methods.interventions.key_random import KeyRandom as KeyRandom
+    from infosteer.methods.losses.label_smoothing import LabelSmoothing as LabelSmoothing
+    from infosteer.methods.losses.output_entropy import OutputEntropy as OutputEntropy
     from infosteer.methods.params.freeze import Freeze as Freeze
     from infosteer.methods.params.protect_memory import ProtectMemory as ProtectMemory
     from infosteer.methods.params.protect_random import ProtectRandom as ProtectRandom
@@ -26,6 +32,9 @@ if TYPE_CHECKING:
     from infosteer.methods.params.resuscitation import Resuscitation as Resuscitation
     from infosteer.methods.params.weight_interpolation import WeightInterpolation as WeightInterpolation
     from infosteer.methods.penalties.key_entropy import EntropyRegularization as EntropyRegularization
+    from infosteer.methods.penalties.key_entropy_target import EntropyTarget as EntropyTarget
+    from infosteer.methods.penalties.key_norm import KeyNorm as KeyNorm
+    from infosteer.methods.probes.geometry import RepresentationGeometry as RepresentationGeometry
     from infosteer.methods.probes.information_flux import InformationFlux as InformationFlux
     from infosteer.methods.probes.knowledge_entropy import KnowledgeEntropy as KnowledgeEntropy
     from infosteer.methods.probes.region_shift import RegionShift as RegionShift
@@ -43,6 +52,15 @@ _HOMES = {
     "Session": "infosteer.core.session",
     "Intervention": "infosteer.methods.interventions.key_lift",
     "EntropyRegularization": "infosteer.methods.penalties.key_entropy",
+    "KeyDamp": "infosteer.methods.interventions.key_damp",
+    "KeyDropout": "infosteer.methods.interventions.key_dropout",
+    "KeyNoise": "infosteer.methods.interventions.key_noise",
+    "KeyRandom": "infosteer.methods.interventions.key_random",
+    "LabelSmoothing": "infosteer.methods.losses.label_smoothing",
+    "OutputEntropy": "infosteer.methods.losses.output_entropy",
+    "EntropyTarget": "infosteer.methods.penalties.key_entropy_target",
+    "KeyNorm": "infosteer.methods.penalties.key_norm",
+    "RepresentationGeometry": "infosteer.methods.probes.geometry",
     "ProtectMemory": "infosteer.methods.params.protect_memory",
     "Freeze": "infosteer.methods.params.freeze",
     "ProtectRandom": "infosteer.methods.params.protect_random",

@@ -13,10 +13,10 @@ from torch import Tensor
 import infosteer
 from infosteer.errors import ConfigError
 from infosteer.functional import intervene
-from infosteer.methods.interventions.key_damp import Damping, damp
+from infosteer.methods.interventions.key_damp import KeyDamp, damp
 from infosteer.methods.interventions.key_dropout import KeyDropout, drop
 from infosteer.methods.interventions.key_noise import KeyNoise, add_noise
-from infosteer.methods.interventions.key_random import RandomOverwrite, overwrite_random
+from infosteer.methods.interventions.key_random import KeyRandom, overwrite_random
 from infosteer.ops.counter import uniform
 from infosteer.ops.intervene import overwrite
 from infosteer.ops.select import smallest
@@ -224,8 +224,8 @@ def test_half_precision_is_drawn_alike() -> None:
 @pytest.mark.parametrize(
     "method",
     [
-        RandomOverwrite(fraction=0.25),
-        Damping(fraction=0.25),
+        KeyRandom(fraction=0.25),
+        KeyDamp(fraction=0.25),
         KeyNoise(fraction=0.25),
         KeyDropout(rate=0.25),
     ],

@@ -15,7 +15,7 @@ import infosteer
 from infosteer.core.contract import Context
 from infosteer.errors import ConfigError
 from infosteer.functional import intervene
-from infosteer.methods.interventions.key_random import RandomOverwrite
+from infosteer.methods.interventions.key_random import KeyRandom
 from infosteer.models import locate
 
 CONTEXT = Context(layer=0, step=0, strength=1.0)
@@ -187,7 +187,7 @@ def test_compiled_switches_follow_labels_and_step() -> None:
     torch._dynamo.reset()
     other = batch()
     other["labels"] = other["labels"].roll(1, 0).masked_fill(other["attention_mask"] == 0, -100)
-    methods = [infosteer.Intervention(**SWITCHES), RandomOverwrite(fraction=0.1)]
+    methods = [infosteer.Intervention(**SWITCHES), KeyRandom(fraction=0.1)]
 
     def run(compiled: bool) -> list[dict[str, Tensor]]:
         model, found = llama(num_hidden_layers=1), []

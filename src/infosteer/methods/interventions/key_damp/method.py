@@ -43,7 +43,7 @@ def damp(
 
 
 @dataclasses.dataclass(kw_only=True)
-class Damping(InterventionMethod):
+class KeyDamp(InterventionMethod):
     """Overwrites the m largest key coefficients of each token by a multiple of the row's mean.
 
     Formula: ``k'_i = k_i + s (alpha * ref(k) * sign_i - k_i)`` for the m largest i, ``k'_i = k_i`` for the others;

@@ -44,7 +44,7 @@ def overwrite_random(
 
 
 @dataclasses.dataclass(kw_only=True)
-class RandomOverwrite(InterventionMethod):
+class KeyRandom(InterventionMethod):
     """Overwrites m random key coefficients of each token by a multiple of the row's mean.
 
     Formula: ``k'_i = k_i + s (alpha * ref(k) * sign_i - k_i)`` for m random i, ``k'_i = k_i`` for the others;
