@@ -251,6 +251,18 @@ def test_in_a_model_draws_differ_by_layer_and_step_and_repeat_in_a_recompute(met
         assert torch.equal(first, later)
 
 
+@pytest.mark.parametrize("name", ["KeyRandom", "KeyDamp", "KeyNoise", "KeyDropout"])
+def test_they_steer_generation_on_request(name: str) -> None:
+    settings = {"rate": 0.6} if name == "KeyDropout" else {"fraction": 0.6, "alpha": 3.0}
+    model = llama().eval()
+    inputs = {key: value[:1] for key, value in batch().items() if key != "labels"}
+    plain = model.generate(**inputs, max_new_tokens=8, do_sample=False, pad_token_id=0)
+    with infosteer.steer(model, [getattr(infosteer, name)(scope="evaluation", **settings)]):
+        texts = [model.generate(**inputs, max_new_tokens=8, do_sample=False, pad_token_id=0) for _ in range(2)]
+    assert torch.equal(*texts)
+    assert not torch.equal(texts[0], plain)
+
+
 def _context(layer: int, rows: dict[str, Tensor]) -> Any:
     from infosteer.core.contract import Context
     from infosteer.ops.counter import row_keys
