@@ -55,6 +55,14 @@ def draw_forest(names: list[str]) -> Callable[[float], Figure]:
     return lambda width: forest(effects(names), width=width, axis="points", less="worse", more="better")
 
 
+def test_a_plot_of_many_effects_keeps_the_largest() -> None:
+    from infosteer.inspection.report.sections.results import _drawn
+
+    rows = [{"difference": (-1) ** i * i} for i in range(100)]
+    assert _drawn(rows[:72]) == rows[:72]
+    assert _drawn(rows) == rows[28:]
+
+
 def test_figures_are_written_as_png_and_svg(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", seeds=(1,), steps=5)
     write_report(run, figures=tmp_path / "figures")

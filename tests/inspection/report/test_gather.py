@@ -181,7 +181,7 @@ def test_fifty_megabytes_report_in_thirty_seconds(tmp_path: Path) -> None:
     assert path.stat().st_size <= 5_000_000
     page = parse(path.read_text())
     assert "texts are left out" in page.one("section", id="tokens").text()
-    assert "cut after 400 tokens" in page.one("section", id="tokens").text()
+    assert "texts are cut, after 400 tokens" in page.one("section", id="tokens").text()
     assert "most specific of 24,000 memories" in page.one("section", id="memories").text()
 
 

@@ -18,6 +18,8 @@ import itertools
 from made_up import HOSTILE, SETS, make_run
 from pages import Node, parse
 
+from infosteer.inspection import data
+from infosteer.inspection.data import Text, TokenReading, Tokens
 from infosteer.inspection.report import write_report
 from infosteer.inspection.report.markup import bdi, clip, el, embedded_json, join, table, visible
 from infosteer.inspection.report.palette import FIXED, GROUND, HUES, looks
@@ -245,3 +247,51 @@ def test_without_the_charts_the_page_says_what_to_install(tmp_path: Path, monkey
     assert tree.one("section", id="results").all("table")
     with pytest.raises(RunError, match=r"infosteer\[plots\]"):
         write_report(run, figures=tmp_path / "figures")
+
+
+def test_a_run_of_absurd_size_still_makes_a_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hundreds of arms, dozens of sets and layers: what does not fit is left out, and the page says so."""
+    monkeypatch.setattr("infosteer.inspection.report.charts.available", lambda: False)  # minutes; 0.8 MB measured
+    run = make_run(tmp_path / "run", seeds=(1,), steps=2)
+    arms, sets = [f"arm{i}" for i in range(120)], [f"set{i}" for i in range(40)]
+    names = [f"{name}/exact_match" for name in sets]
+    same = {"low": 0.1, "high": 0.3}
+    results = {
+        "schema": 1,
+        "environment": {f"key{i}": "x" * 500 for i in range(1000)},
+        "arms": [{"arm": arm, "seed": 1, "metrics": {}} for arm in arms],
+        "summary": [{"arm": arm, "metric": name, "mean": 0.2, "n": 1, **same} for arm in arms for name in names],
+        "comparisons": [
+            {"arm": arm, "baseline": "arm0", "metric": name, "difference": 0.2, "p_value": 0.01, **same}
+            for arm in arms[1:]
+            for name in names
+        ],
+        "failures": [{"arm": "x", "seed": 1, "error": "y" * 5000}] * 1000,
+        "notes": ["z" * 5000] * 1000,
+    }
+    (run / "results.json").write_text(json.dumps(results))
+    with (run / "metrics.jsonl").open("w") as log:
+        for arm in arms:
+            for step in (1, 2):
+                values = {f"infosteer/entropy/layer_{i}": 5.0 + step for i in range(80)}
+                values |= {f"infosteer/own_{i}": 1.0 for i in range(200)}
+                log.write(
+                    json.dumps({"event": "train", "arm": arm, "seed": 1, "step": step, "loss": 1, **values}) + "\n"
+                )
+    recipe = {"name": "x", "arms": {arm: [{"method": "m", "note": "n" * 5000}] for arm in arms}, "seeds": [1]}
+    (run / "recipe.yaml").write_text(json.dumps(recipe))
+    readings = tuple(
+        TokenReading(
+            model=arm, seed=1, layer_numbers=tuple(range(80)), widths=(512,) * 80, tokens=("\u4f60" * 10_000,) * 90,
+            flux=(1.0,) * 90, layers=((1.0,) * 80,) * 90,
+        )
+        for arm in arms[:25]
+    )  # fmt: skip
+    data.write(run, Tokens(texts=(Text(name="long", readings=readings),)))
+    path = write_report(run)
+    assert path.stat().st_size <= 4_000_000
+    tree = parse(path.read_text())
+    text = tree.one("section", id="results").text()
+    assert "the first 62 of 120 arms" in text
+    assert "60 of 201 measures" in tree.one("section", id="training").text()
+    assert "texts are cut" in tree.one("section", id="tokens").text()

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MOST_POINTS = 240  # of a curve; a log with more is thinned evenly
-MOST_PANELS = 12  # drawn; all are in the table
+MOST_PANELS, MOST_LINES = 12, 14  # drawn
+MOST_COLUMNS, MOST_CELLS = 60, 3000  # of the table
 _TITLE, _NAME = 30, 28  # characters
 
 
@@ -32,12 +33,14 @@ def multiples(context: Context, *, name: str, what: str, found: Mapping[str, Cur
     models = [arm for arm in context.looks if any(arm in by_arm for by_arm in found.values())]
     models += [arm for by_arm in found.values() for arm in by_arm if arm not in models]
     models = list(dict.fromkeys(models))
+    drawn = set(models[:MOST_LINES])
     names = {model: clip(visible(model), _NAME) for model in models}
-    looks = {names[model]: context.look(model) for model in models}
+    looks = {names[model]: context.look(model) for model in models[:MOST_LINES]}
     panels = {
         clip(visible(title), _TITLE): {
             names[arm]: {seed: thinned(points) for seed, points in by_seed.items()}
             for arm, by_seed in sorted(by_arm.items(), key=lambda item: models.index(item[0]))
+            if arm in drawn
         }
         for title, by_arm in list(found.items())[:MOST_PANELS]
     }
@@ -45,12 +48,15 @@ def multiples(context: Context, *, name: str, what: str, found: Mapping[str, Cur
     def draw(width: float) -> Figure:
         return draw_curves(panels, looks, width=width)
 
+    columns = dict(list(found.items())[:MOST_COLUMNS])
     rows: list[list[object]] = [
-        [chip(model, context.look(model)), *(_ends(by_arm.get(model, {})) for by_arm in found.values())]
-        for model in models
+        [chip(model, context.look(model)), *(_ends(by_arm.get(model, {})) for by_arm in columns.values())]
+        for model in models[: MOST_CELLS // len(columns)]
     ]
     caption = "First and last values, mean over seeds"
-    numbers = table(["arm", *map(bdi, found)], rows, caption=caption)
+    if len(rows) < len(models) or len(columns) < len(found):
+        caption += f"; {len(rows)} of {len(models)} arms and {len(columns)} of {len(found)} measures"
+    numbers = table(["arm", *map(bdi, columns)], rows, caption=caption)
     return Chart(name=name, label=f"{what}, one panel each: {', '.join(panels)}", draw=draw), numbers
 
 

@@ -21,6 +21,22 @@
     return element;
   };
 
+  function chooser(controls, models, change) { // checkboxes, where there are more models than fit side by side
+    if (models.every((model) => model.shown)) return;
+    const set = make("fieldset");
+    set.append(make("legend", "", "Models"));
+    for (const model of models) {
+      const label = make("label");
+      const box = make("input");
+      box.type = "checkbox";
+      box.checked = model.shown;
+      box.addEventListener("change", () => { model.shown = box.checked; change(); });
+      label.append(box, chip(model));
+      set.append(label);
+    }
+    controls.append(set);
+  }
+
   function theme() {
     const button = byId("theme");
     const root = document.documentElement;
@@ -100,8 +116,10 @@
     }
 
     function draw() {
-      const text = found.texts[Number(select.value)];
-      const scale = values(text.readings);
+      const whole = found.texts[Number(select.value)];
+      const scale = values(whole.readings);
+      const text = { name: whole.name, readings: whole.readings.filter((reading) => found.models[reading.model].shown) };
+      scale.of = scale.of.filter((_, i) => found.models[whole.readings[i].model].shown);
       picked = null;
       detail.replaceChildren();
       elements = [];
@@ -203,6 +221,7 @@
       return [box, ends];
     }
 
+    chooser(byId("token-controls"), found.models, draw);
     select.addEventListener("change", draw);
     document.querySelectorAll("input[name=token-colour]").forEach((input) => input.addEventListener("change", draw));
     draw();
@@ -231,6 +250,7 @@
     function rank(entry) { // exact words before beginnings before the rest, then by probability
       let best = -1;
       for (const said of entry.says) {
+        if (!found.models[said.model].shown) continue;
         for (const [word, p] of said.words) {
           if (!matches(word)) continue;
           const bare = word.trim().toLowerCase();
@@ -281,6 +301,7 @@
       const part = make("div", "memory");
       part.append(make("h3", "", `Layer ${entry.layer}, memory ${entry.index}`));
       for (const said of entry.says) {
+        if (!found.models[said.model].shown) continue;
         const row = make("div", "row");
         const who = make("span", "who");
         who.append(chip(found.models[said.model]), ` specificity ${said.specificity.toFixed(2)}`);
@@ -303,6 +324,7 @@
     let waiting = 0;
     input.addEventListener("input", () => { clearTimeout(waiting); waiting = setTimeout(search, 80); });
     layer.addEventListener("change", search);
+    chooser(byId("memory-controls"), found.models, search);
     search();
   }
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ID, TITLE = "entropy", "Entropy by layer"
 _KEY = re.compile(r"infosteer/entropy/layer_(\d+)")
 _COLUMNS = 80  # steps drawn
+_PANELS, _CELLS = 12, 3000  # arms drawn, cells of the table
 
 
 def make_entropy(context: Context) -> Section:
@@ -33,14 +34,14 @@ def make_entropy(context: Context) -> Section:
             ID, TITLE, "No entropy was logged: runs log ", el("code", "infosteer/entropy/layer_i"),
             " for every arm whose session measures key coefficients; see ", el("code", "docs/report.md"), ".",
         )  # fmt: skip
-    names = {arm: clip(visible(arm), 24) for arm in maps}
-    change = {arm: _change(found) for arm, found in maps.items()}
+    names = {arm: clip(visible(arm), 24) for arm in list(maps)[:_PANELS]}
+    change = {arm: _change(maps[arm]) for arm in names}
 
     def draw(width: float) -> Figure:
-        return layer_maps({names[a]: m for a, m in maps.items()}, width=width, unit="nats", diverging=False)
+        return layer_maps({name: maps[arm] for arm, name in names.items()}, width=width, unit="nats", diverging=False)
 
     def draw_change(width: float) -> Figure:
-        return layer_maps({names[a]: m for a, m in change.items()}, width=width, unit="nats", diverging=True)
+        return layer_maps({name: change[arm] for arm, name in names.items()}, width=width, unit="nats", diverging=True)
 
     listed = ", ".join(names.values())
     charts = [
@@ -53,7 +54,8 @@ def make_entropy(context: Context) -> Section:
     ]
     layers = list(dict.fromkeys(layer for found in maps.values() for layer in found.layers))
     rows: list[list[object]] = [
-        [chip(arm, context.look(arm)), *(_ends(found, layer) for layer in layers)] for arm, found in maps.items()
+        [chip(arm, context.look(arm)), *(_ends(found, layer) for layer in layers)]
+        for arm, found in list(maps.items())[: _CELLS // len(layers)]
     ]
     captions = (
         "How widely a token's work is spread over a layer's memories, in nats: many memories with equal shares are "

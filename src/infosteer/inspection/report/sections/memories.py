@@ -6,10 +6,10 @@ from typing import Any
 
 from infosteer.inspection.data import Memories, Memory
 from infosteer.inspection.report.markup import clip, el, join, visible
-from infosteer.inspection.report.section import Context, Section, absent, model_name
+from infosteer.inspection.report.section import Context, Section, absent, models_of
 
 ID, TITLE = "memories", "Memory explorer"
-BUDGET = 1_500_000  # characters of data
+BUDGET = 1_300_000  # characters of data
 _WORDS = 8  # of each memory
 _LONGEST = 40  # characters of a word or a concept
 
@@ -22,22 +22,16 @@ def make_memories(context: Context) -> Section:
             ID, TITLE, "No memory vectors were read. ", el("code", "infosteer memory"), " reads those of one model; "
             "a run keeps them in ", el("code", "inspection/memories.json"), ", see ", el("code", "docs/report.md"), ".",
         )  # fmt: skip
-    rank = {arm: i for i, arm in enumerate(["base", context.run.baseline, *context.run.arms])}
-    keys = sorted(
-        dict.fromkeys((layer.model, layer.seed) for layer in memories.layers),
-        key=lambda key: rank.get(key[0], len(rank)),
-    )
+    models = models_of(context, ((layer.model, layer.seed, False) for layer in memories.layers))
     chosen, whole = _chosen(memories)
-    order = {key: i for i, key in enumerate(keys)}
     layers = [
         {
-            "model": order[(layer.model, layer.seed)],
+            "model": models.order[(layer.model, layer.seed, False)],
             "layer": layer.layer,
             "memories": [_memory(m) for m in layer.memories if (layer.layer, m.index) in chosen],
         }
         for layer in memories.layers
     ]
-    models = [{"label": model_name(*key), "hue": context.look(key[0]).hue.variable} for key in keys]
     numbers = sorted({layer.layer for layer in memories.layers})
     norm = "after the model's final norm" if memories.final_norm else "without the final norm"
     body = join(
@@ -59,6 +53,7 @@ def make_memories(context: Context) -> Section:
                 el("select", el("option", "all", value=""), [el("option", n, value=n) for n in numbers],
                    id="memory-layer"),
             ),
+            id="memory-controls",
             class_="controls",
         ),
         el("p", id="memory-count", role="status", class_="note"),
@@ -69,7 +64,7 @@ def make_memories(context: Context) -> Section:
             "in inspection/memories.json.", class_="note",
         ),
     )  # fmt: skip
-    return Section(id=ID, title=TITLE, body=body, data={"memory-data": {"models": models, "layers": layers}})
+    return Section(id=ID, title=TITLE, body=body, data={"memory-data": {"models": models.listed, "layers": layers}})
 
 
 def _memory(memory: Memory) -> list[Any]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 ID, TITLE = "regions", "Shift between key regions"
 REGIONS_LOG = "infosteer/region_shift/"
 _LOGGED = {"low": "below the low percentile", "middle": "between", "high": "above the high percentile"}
-_MOST = 12  # readings drawn; all are in the table
+_MOST, _LISTED = 12, 60  # readings drawn, and in the tables
 
 
 def make_regions(context: Context) -> Section:
@@ -51,7 +51,7 @@ def _during_training(context: Context) -> tuple[Chart, Markup] | None:
 
 def _measured(context: Context, regions: Regions, logged: tuple[Chart, Markup] | None) -> Section:
     labels = regions.labels()
-    named = {model_name(r.model, r.seed, r.hook): r for r in regions.readings}
+    named = {model_name(r.model, r.seed, r.hook): r for r in regions.readings[:_LISTED]}
     drawn = {clip(visible(name), 40): reading for name, reading in list(named.items())[:_MOST]}
     series = {name: [100 * share for share in reading.means()] for name, reading in drawn.items()}
     looks = {name: context.look(reading.model) for name, reading in drawn.items()}

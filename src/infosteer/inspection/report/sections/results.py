@@ -18,7 +18,11 @@ if TYPE_CHECKING:
 
 ID, TITLE = "results", "Results"
 _FORESTS = 4  # measures drawn
-_SAMPLES = 3  # of each set
+_EFFECTS = 72  # differences in one forest plot
+_CELLS = 2500  # of one table
+_LINES = 100  # notes, and failures
+_SAMPLES, _SETS = 3, 20  # of each set, and sets
+_ANSWERS = 12  # to one question
 _LONGEST = 600  # characters of a prompt or an answer
 _FIRST = ("exact_match", "answer_nll")  # open from the start
 
@@ -56,7 +60,7 @@ def _heading(measure: str) -> str:
 
 
 def _forest(context: Context, measure: str) -> Chart:
-    rows = _compared(context, measure)
+    rows = _drawn(_compared(context, measure))
     effects = [
         Effect(
             group=clip(visible(measures.split(row["metric"])[0]), 40),
@@ -83,15 +87,25 @@ def _forest(context: Context, measure: str) -> Chart:
     return Chart(name=f"forest-{measure}", label=label, draw=draw)
 
 
+def _drawn(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that fit into one plot: the largest differences, in the order of the results."""
+    if len(rows) <= _EFFECTS:
+        return rows
+    largest = sorted(range(len(rows)), key=lambda i: -abs(rows[i]["difference"]))[:_EFFECTS]
+    return [rows[i] for i in sorted(largest)]
+
+
 def _compared(context: Context, measure: str) -> list[Mapping[str, Any]]:
     results = context.run.results or {}
     return [row for row in results["comparisons"] if measures.split(row["metric"])[1] == measure]
 
 
 def _caption(context: Context, measure: str) -> Markup:
+    count = len(_compared(context, measure))
     return join(
         f"Difference from {context.run.baseline} in {measures.label(measure)}, paired by seed and example, with its "
-        "95 % interval. An interval across the line at zero shows no difference."
+        "95 % interval. An interval across the line at zero shows no difference.",
+        f" Drawn are the {_EFFECTS} largest of {count} differences." if count > _EFFECTS else None,
     )  # fmt: skip
 
 
@@ -109,13 +123,17 @@ def _table(context: Context, measure: str) -> Markup:
     differences = {(row["arm"], row["metric"]): (row, p) for row, p in zip(rows, corrected(rows), strict=True)}
     cell = partial(_cell, measure=measure)
     body: list[list[object]] = []
-    for arm in dict.fromkeys(row["arm"] for row in results["summary"]):
+    arms = list(dict.fromkeys(row["arm"] for row in results["summary"]))
+    room = max(1, _CELLS // len(sets))
+    for arm in arms[:room]:
         keys = [(arm, f"{name}/{measure}") for name in sets]
         if any(key in means for key in keys):
             seeds = max(means[key]["n"] for key in keys if key in means)
             cells = [cell(means.get(key), differences.get(key)) for key in keys]
             body.append([chip(arm, context.look(arm)), str(seeds or "\u2013"), *cells])
     caption = f"{_heading(measure)}: mean by arm and its 95 % interval"
+    if len(arms) > room:
+        caption += f" (the first {room} of {len(arms)} arms; all are in results.json)"
     if rows:
         caption += (
             f"; below it the difference from {context.run.baseline}, bold where its interval leaves out zero, and its "
@@ -160,10 +178,10 @@ def _interval(row: Mapping[str, Any], key: str, measure: str, *, sign: bool = Fa
 def _notes(results: Mapping[str, Any]) -> Markup | None:
     failures = [
         el("li", "failed: ", bdi(row.get("arm")), f", seed {row.get('seed')}: ", bdi(clip(str(row.get("error")), 400)))
-        for row in results["failures"]
+        for row in results["failures"][:_LINES]
         if isinstance(row, dict)
     ]
-    notes = [el("li", bdi(clip(str(note), 400))) for note in results["notes"]]
+    notes = [el("li", bdi(clip(str(note), 400))) for note in results["notes"][:_LINES]]
     return el("ul", failures, notes, class_="notes") if failures or notes else None
 
 
@@ -181,13 +199,13 @@ def _samples(context: Context) -> Markup | None:
         return None
     parts = [
         join(el("h3", bdi(name)), [_sample(context, key, answers) for key, answers in list(samples.items())[:_SAMPLES]])
-        for name, samples in by_prompt.items()
+        for name, samples in list(by_prompt.items())[:_SETS]
     ]
     return el("details", el("summary", "What the models answered"), parts, class_="samples")
 
 
 def _sample(context: Context, key: tuple[str, str], answers: Mapping[str, Mapping[str, Any]]) -> Markup:
-    order: Sequence[str] = [arm for arm in context.looks if arm in answers]
+    order: Sequence[str] = [arm for arm in context.looks if arm in answers][:_ANSWERS]
     lines = []
     for arm in order:
         right = answers[arm].get("correct")

@@ -11,6 +11,8 @@ from infosteer.inspection.report.section import Context, Section, absent, chip
 
 ID, TITLE = "settings", "Settings, versions and data"
 _LONGEST = 400
+_ARMS = 60
+_ROWS = 300
 _PATHS = ("model", "data", "train", "seeds")
 
 
@@ -73,7 +75,7 @@ def _sets(context: Context) -> Markup | None:
         return None
     columns = ("source", "scoring", "decoding", "max_new_tokens", "batch_size", "dtype", "skipped")
     rows: list[list[object]] = []
-    for name, facts in found.items():
+    for name, facts in list(found.items())[:_ROWS]:
         settings = facts.get("settings")
         settings = settings if isinstance(settings, dict) else {}
         rows.append([bdi(name), *(bdi(clip(_plain(settings.get(key)), 60)) for key in columns)])
@@ -86,11 +88,13 @@ def _arms(context: Context) -> Markup | None:
     if not isinstance(arms, dict) or not arms:
         return None
     lines = []
-    for arm, settings in arms.items():
+    for arm, settings in list(arms.items())[:_ARMS]:
         plain = not settings or (isinstance(settings, dict) and not any(settings.values()))
         shown = "no methods: plain training" if plain else _words(settings)
-        lines.append(join(el("dt", chip(str(arm), context.look(str(arm)))), el("dd", bdi(clip(shown, 1500)))))
-    return join(el("h3", "Arms"), el("dl", lines, class_="arms"))
+        lines.append(join(el("dt", chip(str(arm), context.look(str(arm)))), el("dd", bdi(clip(shown, 1200)))))
+    more = len(arms) - _ARMS
+    rest = el("p", f"and {more} more in recipe.yaml", class_="note") if more > 0 else None
+    return join(el("h3", "Arms"), el("dl", lines, class_="arms"), rest)
 
 
 def _words(settings: Any) -> str:
@@ -119,5 +123,5 @@ def _plain(value: Any) -> str:
 
 
 def _pairs(pairs: Iterable[tuple[str, str]], caption: str) -> Markup:
-    rows: list[list[object]] = [[bdi(key), bdi(clip(value, _LONGEST))] for key, value in pairs]
+    rows: list[list[object]] = [[bdi(key), bdi(clip(value, _LONGEST))] for key, value in list(pairs)[:_ROWS]]
     return table(["setting", "value"], rows, caption=caption, numbers_from=99)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from infosteer.inspection.data import Text, TokenReading
 from infosteer.inspection.report.markup import clip, el, join, visible
-from infosteer.inspection.report.section import Context, Section, absent, model_name
+from infosteer.inspection.report.section import Context, Models, Section, absent, models_of
 
 ID, TITLE = "tokens", "Information flux by token"
-BUDGET = 1_500_000  # characters of data; texts beyond it are left out and counted
+BUDGET = 1_300_000  # characters of data; texts beyond it are left out and counted
 MOST_TOKENS = 400  # of a text
 _SHORT, _LONG = 48, 12_000  # characters of a token in the heatmap and beside it
+_NUMBER = 7  # characters that a number takes
+_LONG_TOKENS = 500_000  # characters of a text's long tokens, in all its readings
 
 
 def make_tokens(context: Context) -> Section:
@@ -25,26 +27,26 @@ def make_tokens(context: Context) -> Section:
             "model; a run keeps readings in ", el("code", "inspection/tokens.json"), ", see ",
             el("code", "docs/report.md"), ".",
         )  # fmt: skip
-    models = _models(context, tokens.texts)
+    models = models_of(context, ((r.model, r.seed, r.hook) for text in tokens.texts for r in text.readings))
     texts: list[dict[str, Any]] = []
-    size, cut = 0, 0
+    size, cut, most = 0, 0, MOST_TOKENS
     for text in tokens.texts:
-        made = _text(text, models)
+        most = _room(text)
+        made = _text(text, models, most)
         size += len(json.dumps(made))
         if texts and size > BUDGET:
             break
-        cut += any(len(reading.tokens) > MOST_TOKENS for reading in text.readings)
+        cut += any(len(reading.tokens) > most for reading in text.readings)
         texts.append(made)
-    listed = [
-        {"label": model_name(*key), "hue": context.look(key[0]).hue.variable} for key in models
-    ]  # hue: a class of the style sheet
     notes = []
     if len(texts) < len(tokens.texts):
         notes.append(
             f"{len(tokens.texts) - len(texts)} of {len(tokens.texts)} texts are left out to keep the page small."
         )
     if cut:
-        notes.append(f"{cut} texts are cut after {MOST_TOKENS} tokens.")
+        notes.append(
+            f"{cut} texts are cut, after {MOST_TOKENS} tokens or earlier where there are many models and layers."
+        )
     body = join(
         el(
             "p",
@@ -63,8 +65,9 @@ def make_tokens(context: Context) -> Section:
                 "fieldset",
                 el("legend", "Colour"),
                 _radio("flux", "flux", checked=True),
-                _radio("change", f"change from {listed[0]['label']}") if len(listed) > 1 else None,
+                _radio("change", f"change from {models.listed[0]['label']}") if len(models.listed) > 1 else None,
             ),
+            id="token-controls",
             class_="controls",
         ),
         el("div", id="token-readings", class_="readings"),
@@ -72,30 +75,32 @@ def make_tokens(context: Context) -> Section:
         el("noscript", el("p", "Token heatmaps need JavaScript.", class_="absent")),
         [el("p", note, class_="note") for note in notes],
     )
-    return Section(id=ID, title=TITLE, body=body, data={"token-data": {"models": listed, "texts": texts}})
+    return Section(id=ID, title=TITLE, body=body, data={"token-data": {"models": models.listed, "texts": texts}})
 
 
-def _models(context: Context, texts: Sequence[Text]) -> list[tuple[str, int | None, bool]]:
-    found = dict.fromkeys((r.model, r.seed, r.hook) for text in texts for r in text.readings)
-    rank = {arm: i for i, arm in enumerate(["base", context.run.baseline, *context.run.arms])}
-    return sorted(found, key=lambda key: rank.get(key[0], len(rank)))
+def _room(text: Text) -> int:
+    numbers = sum(len(reading.layer_numbers) + 4 for reading in text.readings)
+    return max(8, min(MOST_TOKENS, BUDGET // (_NUMBER * max(1, numbers))))
 
 
-def _text(text: Text, models: Sequence[tuple[str, int | None, bool]]) -> dict[str, Any]:
-    order = {key: i for i, key in enumerate(models)}
-    readings = [_reading(reading, order[(reading.model, reading.seed, reading.hook)]) for reading in text.readings]
+def _text(text: Text, models: Models, most: int) -> dict[str, Any]:
+    order, room = models.order, _LONG_TOKENS // max(1, len(text.readings))
+    readings = [_reading(r, order[(r.model, r.seed, r.hook)], most, room) for r in text.readings]
     return {"name": clip(visible(text.name), 80), "readings": sorted(readings, key=lambda made: made["model"])}
 
 
-def _reading(reading: TokenReading, model: int) -> Mapping[str, Any]:
-    kept = slice(MOST_TOKENS)
+def _reading(reading: TokenReading, model: int, most: int, room: int) -> Mapping[str, Any]:
+    kept = slice(most)
     shown = [visible(token) for token in reading.tokens[kept]]
+    long = {str(i): clip(token, _LONG) for i, token in enumerate(shown) if len(token) > _SHORT}
+    while len(json.dumps(long)) > room:
+        long.popitem()
     made: dict[str, Any] = {
         "model": model,
         "layers": list(reading.layer_numbers),
         "widths": list(reading.widths),
         "tokens": [clip(token, _SHORT) for token in shown],
-        "long": {str(i): clip(token, _LONG) for i, token in enumerate(shown) if len(token) > _SHORT},
+        "long": long,
         "flux": [round(value, 3) for value in reading.flux[kept]],
         "normalised": [round(value, 3) for value in reading.normalised()[kept]],
         "byLayer": [[round(value, 3) for value in row] for row in reading.layers[kept]],
