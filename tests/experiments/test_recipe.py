@@ -10,6 +10,7 @@ import yaml
 
 from infosteer.errors import ConfigError
 from infosteer.experiments.recipe import Recipe, find_recipe, load_recipe, shipped_recipes
+from infosteer.experiments.sweep.drive import plan_of
 
 GOOD: dict[str, Any] = {
     "data": {"train": "lab:facts"},
@@ -215,3 +216,4 @@ def test_every_shipped_recipe_is_valid(name: str) -> None:
     assert recipe.name == name
     assert recipe.description
     assert not recipe.arms[recipe.baseline].methods, "shipped comparisons have a plain arm"
+    assert plan_of(name)[0].recipe == recipe, "a sweep can be planned, too"

@@ -34,18 +34,30 @@ def candidates(plan: Plan, folder: SweepDir) -> list[Candidate] | None:
 
     Raises: ConfigError when the evaluation lacks the tuning metric.
     """
-    tune = plan.sweep.tune
     found: dict[str, Candidate] = {}
     for row in plan.tuning:
-        outcome = outcome_of_row(row, folder)
-        if tune is None or outcome is None:
+        stamp = _read_score(plan, row, folder)
+        if stamp is None:
             return None
         key = canonical([row.arm, row.cell])
         candidate = found.setdefault(key, Candidate(arm=row.arm, cell=row.cell, scores={}))
-        check_metric(outcome, tune.metrics, "sweep.tune.metric")
-        candidate.scores[row.seed] = score(outcome, tune.metrics)
+        candidate.scores[row.seed] = folder.scores[stamp]
     order = {canonical([arm, cell]): None for arm in plan.recipe.arms for cell in plan.cells[arm]}
     return [found[key] for key in order if key in found]
+
+
+def _read_score(plan: Plan, row: Row, folder: SweepDir) -> tuple[str, str, int] | None:
+    """Read a tuning score, once, into the folder's memory. Returns: where it stands there; None while it is missing."""
+    written = folder.written(row.trial)
+    stamp = row.trial.key, row.base.key if row.base else "", written or 0
+    if written is not None and stamp not in folder.scores:
+        outcome = outcome_of_row(row, folder)
+        tune = plan.sweep.tune
+        if outcome is None or tune is None:
+            return None
+        check_metric(outcome, tune.metrics, "sweep.tune.metric")
+        folder.scores[stamp] = score(outcome, tune.metrics)
+    return stamp if stamp in folder.scores else None
 
 
 def outcome_of_row(row: Row, folder: SweepDir) -> dict[str, Any] | None:

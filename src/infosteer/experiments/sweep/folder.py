@@ -30,6 +30,7 @@ class SweepDir:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.scores: dict[tuple[str, str, int], float | None] = {}  # tuning scores by trial, base and time of writing
 
     @property
     def recipe_file(self) -> Path:
@@ -68,6 +69,13 @@ class SweepDir:
     def done(self, trial: Trial) -> bool:
         """Whether the trial has an outcome, good or bad."""
         return self.trial(trial).outcome_file(trial.arm, trial.seed).is_file()
+
+    def written(self, trial: Trial) -> int | None:
+        """When the trial's outcome was written, in nanoseconds; None where there is none."""
+        try:
+            return self.trial(trial).outcome_file(trial.arm, trial.seed).stat().st_mtime_ns
+        except OSError:
+            return None
 
     def outcome(self, trial: Trial) -> dict[str, Any] | None:
         """The trial's outcome, or None.

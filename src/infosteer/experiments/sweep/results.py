@@ -16,7 +16,7 @@ from infosteer.experiments.sweep.cells import canonical, label, shared
 from infosteer.experiments.sweep.choose import Candidate, candidates, choose, outcome_of_row
 from infosteer.experiments.sweep.folder import SweepDir
 from infosteer.experiments.sweep.judged import judge
-from infosteer.experiments.sweep.plan import FINAL, Plan, Row, distinct
+from infosteer.experiments.sweep.plan import FINAL, TUNE, Plan, Row, distinct
 from infosteer.experiments.sweep.tidy import write_trials
 
 
@@ -28,13 +28,21 @@ def write_results(plan: Plan, folder: SweepDir) -> dict[str, Any]:
     table = candidates(plan, folder) if plan.sweep.tune else None
     best = choose(plan, table) if table is not None else None
     final = plan.final({arm: one.cell for arm, one in best.items()} if best is not None else None)
-    found = [(row, outcome) for row in [*plan.tuning, *final] if (outcome := outcome_of_row(row, folder)) is not None]
+    found = [(row, kept) for row in [*plan.tuning, *final] if (kept := _kept(row, folder)) is not None]
     bases = {row.base.key: row.base for row, _ in found if row.base is not None}
     untrained = {key: outcome for key, trial in bases.items() if (outcome := folder.finished(trial)) is not None}
     results = build_results(plan, final, found, untrained, table, best)
     write_atomic(folder.results_file, json.dumps(results, indent=1, allow_nan=False) + "\n")
     write_trials(folder.trials_file, plan, found, untrained, best)
     return results
+
+
+def _kept(row: Row, folder: SweepDir) -> dict[str, Any] | None:
+    """A row's outcome; of a tuning row, of which there may be thousands, without its examples."""
+    outcome = outcome_of_row(row, folder)
+    if outcome is not None and row.phase == TUNE:
+        return {key: value for key, value in outcome.items() if key not in ("examples", "sets", "settings")}
+    return outcome
 
 
 def build_results(
