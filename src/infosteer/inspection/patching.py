@@ -62,7 +62,7 @@ class PatchMap:
     Attributes:
         layers, columns: what rows and columns of the map stand for.
         values: (L, C) mean of the logit difference with one state replaced.
-        restored: (L, C) the same as a share of the way from corrupt (0) to clean (1).
+        restored: (L, C) the same as a share of the way from corrupt (0) to clean (1), over the pairs of the column.
         clean, corrupt: mean logit difference of the target model on the prompts as they are.
         places: tokens behind each column, over all pairs.
         pairs: number of pairs.
@@ -135,7 +135,8 @@ def patch_map(
         )
     chosen = select_layers(layers, depth)
     columns = [name for name in COLUMNS if any(name in pair.columns() for pair in pairs)]
-    sums, places = np.zeros((len(chosen), len(columns))), np.zeros(len(columns), dtype=np.int64)
+    sums, ends = np.zeros((len(chosen), len(columns))), np.zeros((2, len(columns)))
+    places = np.zeros(len(columns), dtype=np.int64)
     plain: list[tuple[float, float]] = []
     with evaluating(source), evaluating(target):
         for batch in same_length_batches(target, [pair.clean for pair in pairs], batch_rows):
@@ -151,18 +152,18 @@ def patch_map(
                     part, _patched(target, group, states, chosen, part, match_norms).tolist(), strict=True
                 ):
                     sums[row, named[p][t]] += value
-            for names in named:
+            for names, both in zip(named, zip(corrupt.tolist(), clean.tolist(), strict=True), strict=True):
                 np.add.at(places, names, 1)
-    before, after = (float(np.mean([pair[i] for pair in plain])) for i in (1, 0))
-    values = sums / places
-    span = after - before
+                for end, value in zip(ends, both, strict=True):
+                    np.add.at(end, names, value)
+    span = ends[1] - ends[0]
     return PatchMap(
         layers=chosen,
         columns=tuple(columns),
-        values=values,
-        restored=(values - before) / span if span else np.full_like(values, np.nan),
-        clean=after,
-        corrupt=before,
+        values=sums / places,
+        restored=np.divide(sums - ends[0], span, out=np.full_like(sums, np.nan), where=span != 0),
+        clean=float(np.mean([clean for clean, _ in plain])),
+        corrupt=float(np.mean([corrupt for _, corrupt in plain])),
         places=tuple(int(count) for count in places),
         pairs=len(pairs),
         right=float(np.mean([clean > 0 > corrupt for clean, corrupt in plain])),
