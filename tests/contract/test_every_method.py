@@ -325,26 +325,11 @@ def test_evaluation_is_the_plain_model(key: str) -> None:
             assert torch.equal(model(**batch()).logits, plain)
 
 
-def test_one_compile_for_all_methods() -> None:
-    """Attached before torch.compile: the same gradients as eager, for two loss scales after compilation."""
-    eager = gradients(llama(), all_methods())
-    for scale in (1.0, 1.0, 4096.0):
-        if scale == 1.0:
-            torch._dynamo.reset()
-        model = llama()
-        compiled: list[Any] = []
-
-        def compile_once(m: Any, compiled: list[Any] = compiled) -> Any:
-            compiled.append(torch.compile(m, backend="aot_eager"))
-            return compiled[0]
-
-        assert relative_error(gradients(model, all_methods(), forward=compile_once), eager) < 1e-5
-
-
-def test_compiled_with_a_changing_loss_scale() -> None:
+def test_one_compile_for_all_methods_and_several_loss_scales() -> None:
+    """Attached before torch.compile: the same gradients as eager, whatever the loss is multiplied by afterwards."""
     torch._dynamo.reset()
-    eager = gradients(llama(), all_methods())
-    model, rows = llama(), batch()
+    eager = gradients(llama(num_hidden_layers=1), all_methods())
+    model, rows = llama(num_hidden_layers=1), batch()
     with steer(model, all_methods()) as session:
         compiled = torch.compile(model, backend="aot_eager")
         for scale in (1.0, 2.0**12, 3.0):

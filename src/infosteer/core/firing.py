@@ -12,6 +12,7 @@ from infosteer.core.contract import Context
 from infosteer.core.ledger import Call
 from infosteer.core.measure import FirstBatch, measure_penalty, measure_site
 from infosteer.core.plans import SitePlan
+from infosteer.ops.counter import mix
 from infosteer.ops.inject import inject
 
 
@@ -53,7 +54,7 @@ def _edit(call: Call, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None]
         if call.strengths[index] == 0 or not call.in_scope(method.scope):
             continue
         before = edited
-        keys = call.row_keys(k) if method.random else None
+        keys = mix(call.row_keys(k) + index) if method.random else None  # two methods draw other numbers
         weight = call.row_weight(k) if method.selects and call.from_labels else None
         counted = None if weight is None else weight != 0
         context = Context(
