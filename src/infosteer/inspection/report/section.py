@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +41,17 @@ class Context:
 def absent(identity: str, title: str, *words: object) -> Section:
     """A section whose data the run lacks: one line that says what to switch on."""
     return Section(id=identity, title=title, body=el("p", *words, class_="absent"))
+
+
+def not_inspected(context: Context, identity: str, title: str, what: str, probe: str | None = None) -> Section:
+    """A section that ``infosteer inspect RUN`` would fill, or a probe during training."""
+    command = shlex.join(["infosteer", "inspect", visible(context.run.path)])
+    during = [" During training the probe ", el("code", probe), " logs them."] if probe else []
+    return absent(
+        identity, title, "This run was not looked into: ", what, ". ", el("code", command),
+        " does it with the models that the run saved (", el("code", "train.save_model"), ") and makes this page anew.",
+        *during,
+    )  # fmt: skip
 
 
 def chip(arm: str, look: Look, text: object | None = None) -> Markup:

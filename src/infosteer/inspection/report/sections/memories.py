@@ -6,7 +6,7 @@ from typing import Any
 
 from infosteer.inspection.data import Memories, Memory
 from infosteer.inspection.report.markup import clip, el, join, visible
-from infosteer.inspection.report.section import Context, Section, absent, models_of
+from infosteer.inspection.report.section import Context, Section, models_of, not_inspected
 
 ID, TITLE = "memories", "Memory explorer"
 BUDGET = 1_300_000  # characters of data
@@ -18,10 +18,7 @@ def make_memories(context: Context) -> Section:
     """The section, from inspection/memories.json."""
     memories = context.run.memories
     if memories is None or not any(layer.memories for layer in memories.layers):
-        return absent(
-            ID, TITLE, "No memory vectors were read. ", el("code", "infosteer memory"), " reads those of one model; "
-            "a run keeps them in ", el("code", "inspection/memories.json"), ", see ", el("code", "docs/report.md"), ".",
-        )  # fmt: skip
+        return not_inspected(context, ID, TITLE, "the memory vectors of its models were not read")
     models = models_of(context, ((layer.model, layer.seed, False) for layer in memories.layers))
     chosen, whole = _chosen(memories)
     layers = [

@@ -10,7 +10,7 @@ from infosteer.inspection.report.drawings import bars
 from infosteer.inspection.report.gather import curves, training_lines
 from infosteer.inspection.report.markup import Markup, clip, el, join, table, visible
 from infosteer.inspection.report.multiples import multiples
-from infosteer.inspection.report.section import Context, Section, absent, chip, model_name
+from infosteer.inspection.report.section import Context, Section, chip, model_name, not_inspected
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,10 +29,7 @@ def make_regions(context: Context) -> Section:
         return _measured(context, regions, logged)
     if logged is not None:
         return Section(id=ID, title=TITLE, body=logged[1], charts=[logged[0]])
-    return absent(
-        ID, TITLE, "No key regions were measured: the probe ", el("code", "probes/region_shift"), " in an arm's "
-        "methods logs them during training; see ", el("code", "docs/report.md"), ".",
-    )  # fmt: skip
+    return not_inspected(context, ID, TITLE, "key regions were not measured", "probes/region_shift")
 
 
 def _during_training(context: Context) -> tuple[Chart, Markup] | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from infosteer.inspection.data import Text, TokenReading
 from infosteer.inspection.report.markup import clip, el, join, visible
-from infosteer.inspection.report.section import Context, Models, Section, absent, models_of
+from infosteer.inspection.report.section import Context, Models, Section, models_of, not_inspected
 
 ID, TITLE = "tokens", "Information flux by token"
 BUDGET = 1_300_000  # characters of data; texts beyond it are left out and counted
@@ -22,11 +22,7 @@ def make_tokens(context: Context) -> Section:
     """The section, from inspection/tokens.json."""
     tokens = context.run.tokens
     if tokens is None or not any(text.readings for text in tokens.texts):
-        return absent(
-            ID, TITLE, "No texts were read by the models. ", el("code", "infosteer inspect"), " reads one for a single "
-            "model; a run keeps readings in ", el("code", "inspection/tokens.json"), ", see ",
-            el("code", "docs/report.md"), ".",
-        )  # fmt: skip
+        return not_inspected(context, ID, TITLE, "no texts were read by its models")
     models = models_of(context, ((r.model, r.seed, r.hook) for text in tokens.texts for r in text.readings))
     texts: list[dict[str, Any]] = []
     size, cut, most = 0, 0, MOST_TOKENS
