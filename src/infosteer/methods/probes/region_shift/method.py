@@ -13,6 +13,7 @@ from infosteer.core.surfaces import Observer, ProbeMethod
 from infosteer.errors import ConfigError
 from infosteer.methods.probes.region_shift.sketch import MagnitudeSketch
 from infosteer.models import Site
+from infosteer.ops.select import rows_per_chunk
 
 REGIONS = ("low", "middle", "high")
 REFERENCES = ("calibration", "first_step")
@@ -100,10 +101,13 @@ class RegionObserver(Observer):
         if layer not in self.cutoffs:
             self._sketches.setdefault(layer, MagnitudeSketch()).add(rows)
             return
-        size, (low, high) = rows.abs(), self.cutoffs[layer]
-        below, inside = (size < low).sum(), (size <= high).sum()
-        counts = torch.stack([below, inside - below, size.numel() - inside])
-        self._counts[layer] = self._counts[layer] + counts if layer in self._counts else counts
+        low, high = self.cutoffs[layer]
+        counts = self._counts.get(layer, torch.zeros(3, dtype=torch.int64, device=rows.device))
+        for some in rows.split(rows_per_chunk(rows.shape[1])):
+            size = some.abs()
+            below, inside = torch.count_nonzero(size < low), torch.count_nonzero(size <= high)
+            counts = counts + torch.stack([below, inside - below, size.numel() - inside])
+        self._counts[layer] = counts
 
     def calibrated(self) -> None:
         """Fixes the cut-offs of the layers seen so far."""
