@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from infosteer.errors import ConfigError, DataError
 from infosteer.inspection.fact_pairs import lab_pairs, statement_pairs
-from infosteer.inspection.patching import Pair, PatchMap, check_pairs, compare_maps, patch_map
+from infosteer.inspection.patch_maps import PatchMap, compare_maps
+from infosteer.inspection.patching import Pair, check_pairs, patch_map
 
 STATEMENTS = Path(__file__).parents[3] / "shared" / "data" / "true-false" / "truth_is_universal.jsonl.gz"
 
@@ -104,6 +105,27 @@ def test_norms_can_be_matched() -> None:
     assert not np.allclose(plain.values, matched.values)
     same = patch_map(model, model, [pair()], match_norms=True)
     assert same.restored.shape == plain.restored.shape
+
+
+@pytest.mark.parametrize("model_type", ["llama", "gpt2", "gemma2"])
+def test_noise_on_the_subject(model_type: str) -> None:
+    """The embeddings of the subject are hit and no others; the last state still restores everything."""
+    model, pairs = tiny(model_type), [pair(6, 0), pair(6, 1)]
+    found = patch_map(model, model, pairs, noise=0.3, seed=5)
+    again, other = (patch_map(model, model, pairs, noise=0.3, seed=s) for s in (5, 6))
+    np.testing.assert_array_equal(found.values, again.values)
+    assert found.corrupt != other.corrupt
+    assert found.clean == pytest.approx(patch_map(model, model, pairs).clean)
+    rows = dict(zip(found.columns, found.restored.T, strict=True))
+    assert rows["last token"][-1] == pytest.approx(1, abs=1e-3)
+    assert rows["before"][0] == pytest.approx(0, abs=1e-3)
+    assert abs(found.corrupt - found.clean) > 1e-2
+    small = patch_map(model, model, pairs, noise=1e-6)
+    assert small.corrupt == pytest.approx(small.clean, abs=1e-3)
+    assert not model.get_input_embeddings()._forward_hooks
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="noise"):
+            patch_map(model, model, pairs, noise=wrong)
 
 
 def test_columns_and_hostile_pairs() -> None:

@@ -17,19 +17,19 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from infosteer.errors import ConfigError, DataError
 from infosteer.evaluation.model_state import device_of, evaluating, forward_parameters
 from infosteer.inspection.activations import same_length_batches
+from infosteer.inspection.patch_maps import PatchMap
 from infosteer.models import decoder_blocks, select_layers, visiting_blocks
+from infosteer.models.walk import root_model
 
-Array = npt.NDArray[np.float64]
 COLUMNS = ("before", "subject, first", "subject, middle", "subject, last", "after", "last token")
 BATCH_ROWS = 256
 
@@ -53,31 +53,6 @@ class Pair:
         if last < len(names) - 1:
             names[-1] = "last token"
         return names
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PatchMap:
-    """What replacing one state does.
-
-    Attributes:
-        layers, columns: what rows and columns of the map stand for.
-        values: (L, C) mean of the logit difference with one state replaced.
-        restored: (L, C) the same as a share of the way from corrupt (0) to clean (1), over the pairs of the column.
-        clean, corrupt: mean logit difference of the target model on the prompts as they are.
-        places: tokens behind each column, over all pairs.
-        pairs: number of pairs.
-        right: share of pairs in which the target model prefers the right answer on both prompts.
-    """
-
-    layers: tuple[int, ...]
-    columns: tuple[str, ...]
-    values: Array
-    restored: Array
-    clean: float
-    corrupt: float
-    places: tuple[int, ...]
-    pairs: int
-    right: float
 
 
 def check_pairs(pairs: Sequence[Pair]) -> None:
@@ -110,6 +85,8 @@ def patch_map(
     *,
     layers: str | Sequence[int] = "all",
     match_norms: bool = False,
+    noise: float | None = None,
+    seed: int = 0,
     batch_rows: int = BATCH_ROWS,
 ) -> PatchMap:
     """The map of a target model under states of a source model; ``source is target`` shows where it keeps the facts.
@@ -120,14 +97,20 @@ def patch_map(
         pairs: of token ids that mean the same in both models.
         layers: layers whose output is replaced.
         match_norms: scale each state put in to the norm of the one that it replaces, for models whose norms drifted.
+        noise: corrupt by noise instead: the target runs the clean prompts too, with Gaussian noise of this share of the
+            embedding's norm on every number of the subject's embeddings (the source's code takes 0.05).
+        seed: of the noise.
         batch_rows: rows (pair, layer, token) in one forward.
 
     Raises:
         DataError: as ``check_pairs``, or prompts longer than the context.
-        ConfigError: models of other depth or width.
+        ConfigError: models of other depth or width, or a share of noise that is none.
         ArchitectureError: a family that is not in the table.
     """
     check_pairs(pairs)
+    if noise is not None and not 0 < noise < float("inf"):
+        raise ConfigError("The share of noise is no positive number.", where="noise", got=noise)
+    generator = torch.Generator().manual_seed(seed)
     depth = len(decoder_blocks(target))
     if len(decoder_blocks(source)) != depth:
         raise ConfigError(
@@ -142,14 +125,16 @@ def patch_map(
         for batch in same_length_batches(target, [pair.clean for pair in pairs], batch_rows):
             group = [pairs[i] for i in batch]
             states = _states(source, group, chosen)
-            clean, corrupt = (_differences(target, _ids(target, group, which), group) for which in ("clean", "corrupt"))
+            ruin = None if noise is None else _Noise(target, group, noise, generator)
+            clean = _differences(target, _ids(target, group, "clean"), group)
+            corrupt = _corrupt_differences(target, group, range(len(group)), ruin)
             plain += zip(clean.tolist(), corrupt.tolist(), strict=True)
             cells = list(itertools.product(range(len(group)), range(len(chosen)), range(len(group[0].clean))))
             named = [[columns.index(name) for name in pair.columns()] for pair in group]
             for start in range(0, len(cells), batch_rows):
                 part = cells[start : start + batch_rows]
                 for (p, row, t), value in zip(
-                    part, _patched(target, group, states, chosen, part, match_norms).tolist(), strict=True
+                    part, _patched(target, group, states, chosen, part, match_norms, ruin).tolist(), strict=True
                 ):
                     sums[row, named[p][t]] += value
             for names, both in zip(named, zip(corrupt.tolist(), clean.tolist(), strict=True), strict=True):
@@ -168,30 +153,6 @@ def patch_map(
         pairs=len(pairs),
         right=float(np.mean([clean > 0 > corrupt for clean, corrupt in plain])),
     )
-
-
-def compare_maps(a: PatchMap, b: PatchMap) -> dict[str, float]:
-    """How alike two maps of ``restored`` shares are.
-
-    Returns:
-        ``pearson`` and ``spearman`` of all cells; ``pearson_binned`` after the thresholding of the source's code (20
-        bins of equal width, the lower half set to 0), which inflates correlations; ``pearson_position``: of b with a's
-        means by column, so what the position alone explains; ``max_difference``.
-
-    Raises:
-        ConfigError: maps of other layers or columns.
-    """
-    if a.layers != b.layers or a.columns != b.columns:
-        raise ConfigError("The maps have other layers or columns.", got=f"{a.values.shape} and {b.values.shape}")
-    x, y = a.restored, b.restored
-    by_position = np.broadcast_to(x.mean(axis=0), x.shape)
-    return {
-        "pearson": _correlation(x, y),
-        "spearman": _correlation(_ranks(x), _ranks(y)),
-        "pearson_binned": _correlation(_binned(x), _binned(y)),
-        "pearson_position": _correlation(by_position, y),
-        "max_difference": float(np.abs(x - y).max()),
-    }
 
 
 def _ids(model: Any, group: Sequence[Pair], which: str) -> Tensor:
@@ -213,6 +174,7 @@ def _patched(
     layers: Sequence[int],
     cells: Sequence[tuple[int, int, int]],
     match_norms: bool,
+    ruin: _Noise | None,
 ) -> Tensor:
     """Logit differences (R,) of rows, each a corrupt prompt with one state replaced: (pair, number of layer, token)."""
     owner, row_layer, token = (torch.tensor(column, device=device_of(model)) for column in zip(*cells, strict=True))
@@ -234,7 +196,38 @@ def _patched(
         return changed
 
     with visiting_blocks(model, replace, layers):
-        return _differences(model, _ids(model, group, "corrupt")[owner], [group[p] for p, *_ in cells])
+        return _corrupt_differences(model, group, [p for p, *_ in cells], ruin)
+
+
+class _Noise:
+    """Forward hook of the input embeddings: noise on the subjects of the pairs whose rows are being run."""
+
+    def __init__(self, model: Any, group: Sequence[Pair], share: float, generator: torch.Generator) -> None:
+        found = root_model(model)
+        assert found is not None, "its decoder was located"
+        self.module = found[1].get_input_embeddings()
+        width = int(cast(Tensor, self.module.weight).shape[1])
+        subject = torch.tensor([[name.startswith("subject") for name in pair.columns()] for pair in group])
+        drawn = torch.randn(*subject.shape, width, generator=generator)
+        self._noise = share * drawn * subject[:, :, None]
+        self.rows: Sequence[int] = ()
+
+    def __call__(self, module: Any, args: Any, output: Tensor) -> Tensor:
+        return output + self._noise[list(self.rows)].to(output) * output.norm(dim=-1, keepdim=True)
+
+
+def _corrupt_differences(model: Any, group: Sequence[Pair], rows: Sequence[int], ruin: _Noise | None) -> Tensor:
+    """Logit differences (R,) of the corrupt runs of these pairs of the group."""
+    chosen = list(rows)
+    pairs = [group[p] for p in chosen]
+    if ruin is None:
+        return _differences(model, _ids(model, group, "corrupt")[chosen], pairs)
+    ruin.rows = chosen
+    handle = ruin.module.register_forward_hook(ruin)
+    try:
+        return _differences(model, _ids(model, group, "clean")[chosen], pairs)
+    finally:
+        handle.remove()
 
 
 def _differences(model: Any, ids: Tensor, rows: Sequence[Pair]) -> Tensor:
@@ -244,23 +237,3 @@ def _differences(model: Any, ids: Tensor, rows: Sequence[Pair]) -> Tensor:
     answers = torch.tensor([[row.clean_answer, row.corrupt_answer] for row in rows], device=logits.device)
     found = logits.gather(1, answers)
     return (found[:, 0] - found[:, 1]).cpu()
-
-
-def _binned(values: Array) -> Array:
-    low, high = values.min(), values.max()
-    if high <= low:
-        return np.zeros_like(values)
-    number = np.minimum(((values - low) / (high - low) * 20).astype(int), 19)
-    return np.where(number < 10, 0.0, (number - 9) / 10)
-
-
-def _ranks(values: Array) -> Array:
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(counts) - (counts - 1) / 2)[inverse].reshape(values.shape)
-
-
-def _correlation(x: Array, y: Array) -> float:
-    """Pearson's, NaN where one side is constant."""
-    dx, dy = x - x.mean(), y - y.mean()
-    size = float(np.sqrt((dx**2).sum() * (dy**2).sum()))
-    return float((dx * dy).sum() / size) if size > 1e-12 else float("nan")
