@@ -1,8 +1,8 @@
 """The ladder of the reasoning base: pass@k by depth, story and direction, sampled from the weights in the package.
 
-    python benchmarks/reasoning_ladder.py [--problems 300] [--samples 16] [--temperature 0.7] [--dtype D] [--output FILE]
+    python benchmarks/reasoning_ladder.py [--problems 300] [--samples 16] [--temperature 0.7] [--output FILE]
 
-Each number of operations and each axis of the lab is measured on problems of the evaluation split. Intervals resample
+Every axis of the lab is measured on problems of the evaluation split. Intervals resample
 problems. Without --output the table is printed and nothing is written; the committed result is
 docs/evidence/reasoning-ladder/results.json, and --render puts its numbers into docs/lab.md.
 """
