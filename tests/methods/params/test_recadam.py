@@ -185,6 +185,23 @@ def test_decay_within_the_gradient_is_part_of_the_update() -> None:
             torch.testing.assert_close(value, (start[name] + plain[name]) / 2, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_step_that_a_scaler_leaves_out_moves_nothing(fused: bool) -> None:
+    model = llama().float()
+    scaler = torch.amp.GradScaler("cpu")
+    with steer(model, [RecAdam(k=0.0, pull=0.5)]):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1, fused=fused)
+        moved = []
+        for scale in (1.0, float("inf"), 1.0):
+            before = weights(model)
+            optimizer.zero_grad()
+            scaler.scale(model(input_ids=IDS, labels=IDS).loss * scale).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            moved.append(any(not torch.equal(value, before[name]) for name, value in weights(model).items()))
+    assert moved == [True, False, True]
+
+
 def test_where_the_anchor_is_kept_and_how() -> None:
     wanted = train(llama(), [RecAdam(k=0.0)])
     close(train(llama(), [RecAdam(k=0.0, keep="cpu")]), wanted)

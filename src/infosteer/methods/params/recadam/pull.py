@@ -73,6 +73,11 @@ class Pull(Handle):
 
     @torch.no_grad()
     def after_step(self, strength: float) -> None:
+        # A scaler tells fused optimizers to leave a step out whose gradients were not finite.
+        skipped = vars(self._optimizer).get("found_inf") if self._optimizer is not None else None
+        if skipped is not None and bool(skipped):
+            self._before = []
+            return
         task, recall = self.weights()
         for parameter, before, group in self._before:
             # A scheduler writes the highest rate into the group; without one the rate stays what it is.
