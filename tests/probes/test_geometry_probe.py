@@ -54,7 +54,7 @@ def test_final_states_of_the_rows_that_carry_loss() -> None:
     rows, model = batch(), llama()
     states = model(**rows, output_hidden_states=True).hidden_states
     z = loss_rows_of(states[-1], rows["labels"])
-    with infosteer.steer(model, [RepresentationGeometry()]) as session:
+    with infosteer.steer(model, [RepresentationGeometry(tokens="loss")]) as session:
         model(**rows, use_cache=False).loss.backward()
         found = metrics_of(session)
     s = np.linalg.svd(z, compute_uv=False)
@@ -64,6 +64,22 @@ def test_final_states_of_the_rows_that_carry_loss() -> None:
     assert found["rows"] == len(z)
 
 
+def test_all_tokens_and_no_padding() -> None:
+    rows, model = batch(), llama()
+    states = model(**rows, output_hidden_states=True).hidden_states
+    with infosteer.steer(model, [RepresentationGeometry(states="both", layers=[0])]) as session:
+        model(**rows, use_cache=False).loss.backward()
+        found = metrics_of(session)
+    kept = rows["attention_mask"].bool()
+    for name, hidden in (("rankme_cov", states[-1]), ("rankme_cov/layer_0", states[1])):
+        wanted = rank_of_covariance(hidden[kept].detach().double().numpy())
+        assert found[name] == pytest.approx(wanted, rel=1e-5)
+    assert found["rows"] == int(kept.sum())
+    with infosteer.steer(model, [RepresentationGeometry()]) as session:
+        model(input_ids=rows["input_ids"], labels=rows["labels"], use_cache=False).loss.backward()
+        assert metrics_of(session)["rows"] == rows["input_ids"].numel(), "without a mask nothing is padding"
+
+
 def test_states_of_layers() -> None:
     rows, model = batch(), llama()
     states = model(**rows, output_hidden_states=True).hidden_states  # the last of them is normed
@@ -71,7 +87,7 @@ def test_states_of_layers() -> None:
     handle = model.model.layers[2].register_forward_hook(lambda module, args, output: raw.append(output))
     model(**rows)
     handle.remove()
-    with infosteer.steer(model, [RepresentationGeometry(states="both", layers=[0, 2])]) as session:
+    with infosteer.steer(model, [RepresentationGeometry(states="both", layers=[0, 2], tokens="loss")]) as session:
         loss = model(**rows, use_cache=False).loss
         loss.backward()
         both = metrics_of(session)

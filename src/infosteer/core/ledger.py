@@ -151,6 +151,12 @@ class Call:
         """Whether every row of k (..., M) has its position in labels or mask."""
         return self.rows is None or self.rows.numel() == k.numel() // k.shape[-1]
 
+    def token_weight(self, k: Tensor) -> Tensor | None:
+        """(N,) fp32, 1 for positions that hold a token, for rows k (..., D); None where no padding is known of."""
+        if self.mask is None or self.mask.numel() != k.numel() // k.shape[-1]:
+            return None
+        return (self.mask != 0).reshape(-1).to(device=k.device, dtype=torch.float32)
+
     def matches(self, k: Tensor) -> bool:
         """Whether coefficients k (..., M) have as many rows as this call."""
         return self.num_rows in (0, k.numel() // k.shape[-1])

@@ -236,6 +236,11 @@ class ProbeMethod(SiteMethod):
         """Whether it is shown the hidden states that its layers put out."""
         return False
 
+    @property
+    def reads_all_tokens(self) -> bool:
+        """Whether hidden states come with weight 1 for every token, instead of those that carry loss."""
+        return False
+
     @abc.abstractmethod
     def observer(self, sites: Sequence[Site]) -> Observer:
         """A new observer for the chosen sites."""

@@ -85,21 +85,24 @@ class Probes:
         """Shows the final hidden states of a closed call to the probes that want them."""
         hidden: Any = call.hidden
         rows = hidden.detach().reshape(-1, hidden.shape[-1])
-        weight = call.row_weight(rows) if call.lines_up(rows) else None
         with torch.no_grad():
             for index in call.observed:
                 if self.methods[index].reads_hidden:
-                    self.observers[index].see_hidden(rows, weight)
+                    self.observers[index].see_hidden(rows, self._weight(call, index, rows))
 
     @torch.compiler.disable
     def show_layer(self, call: Call, layer: int, states: Tensor) -> None:
         """Shows a layer's output (..., D) to the probes that want it."""
         rows = states.detach().reshape(-1, states.shape[-1])
-        weight = call.row_weight(rows) if call.lines_up(rows) else None
         with torch.no_grad():
             for index in call.observed:
                 if layer in self._layers[index]:
-                    self.observers[index].see_layer(layer, rows, weight)
+                    self.observers[index].see_layer(layer, rows, self._weight(call, index, rows))
+
+    def _weight(self, call: Call, index: int, rows: Tensor) -> Tensor | None:
+        if self.methods[index].reads_all_tokens:
+            return call.token_weight(rows)
+        return call.row_weight(rows) if call.lines_up(rows) else None
 
     def reset(self) -> None:
         """Lets every probe forget what it has seen."""

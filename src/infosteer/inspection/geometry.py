@@ -1,7 +1,7 @@
 """Representation geometry of a model on a text, and over a run's training.
 
 The paper's features are the last token's final hidden state of many sequences; a training batch has too few, so the
-monitor (``methods/probes/geometry``) takes every row that carries loss, and here both can be had.
+monitor (``methods/probes/geometry``) takes every token, and here both can be had.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def geometry_of_run(run: Path, base: Mapping[int | None, Mapping[str, float]] | 
     return Geometry(
         points=tuple(points),
         about={name: ABOUT[name] for name in dict.fromkeys(point.metric for point in points) if name in ABOUT},
-        note="Measured on the rows of each training batch that carry loss: another text at every step.",
+        note="Measured on the tokens of each training batch: another text at every step.",
     )
 
 

@@ -14,6 +14,7 @@ from infosteer.models import Site
 from infosteer.ops.spectrum import Moments, describe_spectrum
 
 STATES = ("final", "layers", "both")
+TOKENS = ("all", "loss")
 _BY_LAYER = ("rankme", "rankme_cov", "alpha", "alpha_r2")  # of a layer; the rest would drown a log
 
 
@@ -21,7 +22,7 @@ _BY_LAYER = ("rankme", "rankme_cov", "alpha", "alpha_r2")  # of a layer; the res
 class RepresentationGeometry(ProbeMethod):
     """Logs the spectrum of the hidden states that the head reads, or that layers put out: ranks, decay, mean.
 
-    Formula: over the rows z_t in R^D that carry loss, covariance C = mean of (z - m)(z - m)^T with eigenvalues l_i:
+    Formula: over the rows z_t in R^D of a batch, covariance C = mean of (z - m)(z - m)^T with eigenvalues l_i:
     ``rankme_cov = exp(-sum_i p_i ln p_i)``, p = l / sum l; ``rankme``: the same of the uncentred singular values;
     ``alpha``: -slope of ln l_i on ln i; see ``infosteer.ops.spectrum.ABOUT`` for all.
 
@@ -34,6 +35,14 @@ class RepresentationGeometry(ProbeMethod):
     states: str = setting(
         "final", "final: after the final norm, as the head reads them; layers: as `layers` put them out", choices=STATES
     )
+    tokens: str = setting(
+        "all", "all: every token of the batch, prompts included; loss: those that carry loss, often too few for a rank",
+        choices=TOKENS,
+    )  # fmt: skip
+
+    @property
+    def reads_all_tokens(self) -> bool:
+        return self.tokens == "all"
 
     @property
     def reads_layers(self) -> bool:
