@@ -199,9 +199,15 @@ def _write_outcomes(folder: Path, seeds: Sequence[int], hostile: bool) -> None:
 
 
 def made_tokens(
-    rng: random.Random, *, hostile: bool = False, layers: int = 6, texts: int = 2, length: int = 0
+    rng: random.Random,
+    *,
+    hostile: bool = False,
+    layers: int = 6,
+    texts: int = 2,
+    length: int = 0,
+    models: Sequence[tuple[str, int | None]] = (("base", None), ("plain", 1), ("intervention", 1)),
 ) -> Tokens:
-    """Readings by the base and three arms; higher where words are longer, steered ones higher still."""
+    """Readings; higher where words are longer, and higher from model to model."""
     words = [f" {word}" if i else word for i, word in enumerate(_STORY)]
     if hostile:
         words = [*HOSTILE, *words]
@@ -210,7 +216,7 @@ def made_tokens(
     made = []
     for t in range(texts):
         readings = []
-        for a, (model, seed) in enumerate([("base", None), ("plain", 1), ("intervention", 1)]):
+        for a, (model, seed) in enumerate(models):
             rows = []
             for word in words:
                 high = 0.7 + 0.02 * min(8, len(word.strip())) + 0.01 * a

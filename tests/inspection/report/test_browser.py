@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from chrome import Page, browser, find_chromium
-from made_up import HOSTILE, make_run
+from made_up import HOSTILE, made_tokens, make_run
 
+from infosteer.inspection import data
 from infosteer.inspection.report import write_report
+from infosteer.inspection.report.gather import curves, gather, training_lines
 from infosteer.inspection.report.markup import visible
 
 pytestmark = pytest.mark.browser
@@ -25,7 +28,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     bare = folder / "bare"
     bare.mkdir()
     (bare / "recipe.yaml").write_text("arms: {plain: [], lift: [{method: key_lift}]}\nseeds: [1]\n")
+    many = make_run(folder / "many")
+    models = [("protection", 1), ("plain", 2), ("plain", 1), ("intervention", 1), ("base", None)]
+    data.write(many, made_tokens(random.Random(0), models=models))
     return {
+        "many": write_report(many),
         "friendly": write_report(make_run(folder / "friendly")),
         "hostile": write_report(make_run(folder / "hostile", hostile=True)),
         "bare": write_report(bare),
@@ -154,6 +161,80 @@ def test_colour_by_change_from_the_base(pages: dict[str, Path], tab: Page) -> No
     assert tab.run("document.querySelectorAll('.ramp.both').length") == 1
     tab.run("{ const s = document.querySelector('#token-text'); s.value = '1'; s.dispatchEvent(new Event('change')); }")
     assert tab.run("document.querySelector('.tokens').getAttribute('aria-label')") == "The same again read by base"
+
+
+def place(tab: Page, chart: str, panel: int, x: float, y: float) -> tuple[float, float]:
+    """The pixel at a share of a panel's width and height, of the drawing that is shown."""
+    return tuple(
+        tab.run(
+            f"(() => {{ const f = document.querySelector('#figure-{chart}');"
+            " f.scrollIntoView({block: 'center', behavior: 'instant'});"
+            " const svg = [...f.querySelectorAll('svg.drawing')].find((s) => s.getBoundingClientRect().width > 0);"
+            " const which = svg.classList.contains('wide') ? 'wide' : 'narrow';"
+            " const places = JSON.parse(document.getElementById(f.dataset.readout).textContent).places[which];"
+            f" const [l, b, w, h] = places[{panel}], r = svg.getBoundingClientRect();"
+            f" return [r.left + (l + {x} * w) * r.width, r.top + (1 - b - {y} * h) * r.height] }})()"
+        )
+    )
+
+
+@pytest.mark.parametrize("width", [1200, 375])
+def test_pointing_at_a_chart_reads_it(width: int, pages: dict[str, Path], tab: Page) -> None:
+    tab.open(pages["friendly"], width=width, height=800)
+    tab.mouse(*place(tab, "entropy", 1, 0.01, 0.99))
+    shown = "[...document.querySelector('#figure-entropy .readout').children].map((part) => part.textContent)"
+    first = curves(training_lines(gather(pages["friendly"].parent).log), "infosteer/entropy/layer_5")["intervention"]
+    value = sum(points[0][1] for points in first.values()) / 2
+    assert tab.run(shown) == ["intervention", f"layer 5, step 10: {value:.4g} nats"]
+    tab.mouse(*place(tab, "training", 0, 0.99, 0.5))
+    shown = "[...document.querySelector('#figure-training .readout').children].map((part) => part.textContent)"
+    title, step, *arms = tab.run(shown)
+    assert title == "loss, penalty included"
+    assert step == "step 300"
+    assert [arm.split()[0] for arm in arms] == ["plain", "intervention", "regularisation", "protection"]
+    lines = curves(training_lines(gather(pages["friendly"].parent).log), "loss")["plain"]
+    expected = sum(points[-1][1] for points in lines.values()) / 2
+    assert float(arms[0].split()[1]) == pytest.approx(expected, rel=1e-3)
+    inside = tab.run("document.querySelector('#figure-training .readout').getBoundingClientRect().right")
+    assert inside <= width
+    tab.mouse(2, 2)
+    assert tab.run("document.querySelector('#figure-training .readout').hidden")
+
+
+def test_arrow_keys_walk_through_a_chart(pages: dict[str, Path], tab: Page) -> None:
+    tab.open(pages["friendly"])
+    tab.run("document.querySelector('#figure-entropy svg.wide').focus()")
+    shown = "document.querySelector('#figure-entropy .readout').textContent"
+    tab.key("ArrowRight")
+    assert "plainlayer 0, step 10:" in tab.run(shown)
+    tab.key("ArrowUp")
+    tab.key("ArrowRight")
+    assert "layer 1, step 20:" in tab.run(shown)
+    tab.key("End")
+    assert "layer 1, step 300:" in tab.run(shown)
+    tab.key("Tab")
+    assert tab.run("document.querySelector('#figure-entropy .readout').hidden")
+
+
+def test_many_models_are_chosen_from(pages: dict[str, Path], tab: Page) -> None:
+    tab.open(pages["many"])
+    shown = "[...document.querySelectorAll('.reading h3')].map((h) => h.textContent)"
+    assert tab.run(shown) == ["base", "plain, seed 1", "intervention, seed 1"], "base, baseline, the first other arm"
+    boxes = "[...document.querySelectorAll('#token-controls input[type=checkbox]')]"
+    labels = tab.run(f"{boxes}.map((box) => box.parentNode.textContent)")
+    assert labels == ["base", "plain, seed 1", "plain, seed 2", "intervention, seed 1", "protection, seed 1"]
+    tab.run(f"{boxes}[4].click(); {boxes}[0].click()")
+    assert tab.run(shown) == ["plain, seed 1", "intervention, seed 1", "protection, seed 1"]
+    tab.run("document.querySelector('input[value=change]').click()")
+    tab.run("document.querySelector('.token').focus()")
+    strongest = tab.run(
+        "[...document.querySelectorAll('.reading')].map((r) => Math.max(...[...r.querySelectorAll('.token')]"
+        ".map((t) => Number(t.style.getPropertyValue('--v')))))"
+    )
+    assert min(strongest) > 0, "still the change from the base, which is not shown"
+    models = tab.run("[...document.querySelectorAll('#token-detail .models .chip')].map((c) => c.textContent)")
+    assert models == ["plain, seed 1", "intervention, seed 1", "protection, seed 1"]
+    assert tab.run("document.querySelectorAll('#memory-controls input[type=checkbox]').length") == 0
 
 
 def search(tab: Page, text: str) -> list[str]:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from infosteer.errors import RunError
-from infosteer.inspection.report.markup import Markup, el
+from infosteer.inspection.report.markup import Markup, el, embedded_json
 from infosteer.inspection.report.palette import INK, LINE, MUTED, Look
 from infosteer.inspection.report.svg import inline_svg
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 WIDE, NARROW = 7.4, 3.5  # inches; at the page's scale about 720 and 345 CSS pixels
 DPI = 300  # of PNG files
+READOUT = 300_000  # characters of what a chart says when one points at it; more is left out
 INSTALL = "pip install 'infosteer[plots]'"
 LEGEND: dict[str, Any] = {"loc": "outside upper left", "handlelength": 2.2, "columnspacing": 1.4}
 _STYLE: dict[str, Any] = {
@@ -66,11 +68,12 @@ _STYLE: dict[str, Any] = {
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chart:
-    """One figure. ``draw`` gets the width in inches and whether that is the narrow one."""
+    """One figure. ``panels`` are what the page says when one points at it, in the order of the figure's axes."""
 
     name: str  # of the files
     label: str  # what it shows, in words
-    draw: Callable[[float], Figure]
+    draw: Callable[[float], Figure]  # gets the width in inches
+    panels: Sequence[Mapping[str, Any]] = ()
 
 
 def available() -> bool:
@@ -82,13 +85,30 @@ def show(chart: Chart, caption: object) -> Markup:
     """The chart as a figure of the page with its caption, or one line that says what to install."""
     if not available():
         return el("p", f"Not drawn: {chart.label}. Charts need matplotlib: ", el("code", INSTALL), class_="absent")
-    drawings = []
+    drawings, places = [], {}
     for variant, width in (("wide", WIDE), ("narrow", NARROW)):
         with _style("none"):
-            source = _save(chart.draw(width), "svg").decode()
+            figure = chart.draw(width)
+            source = _save(figure, "svg").decode()
+        places[variant] = _places(figure, len(chart.panels))
         prefix = f"{chart.name}-{variant}-"
         drawings.append(inline_svg(source, prefix=prefix, label=chart.label, variant=variant))
-    return el("figure", drawings, el("figcaption", caption), id=f"figure-{chart.name}")
+    readout = {"panels": list(chart.panels), "places": places}
+    parts: list[object] = [el("figcaption", caption)]
+    pointed = bool(chart.panels) and len(json.dumps(readout)) <= READOUT
+    if pointed:
+        parts.append(embedded_json(f"readout-{chart.name}", readout))
+    named = f"readout-{chart.name}" if pointed else None
+    return el("figure", drawings, parts, id=f"figure-{chart.name}", data_readout=named)
+
+
+def _places(figure: Figure, count: int) -> list[list[float]]:
+    """Where the first axes lie: left, bottom, width and height as shares of the figure, and the ends of x and y."""
+    found = []
+    for axes in figure.axes[:count]:
+        numbers = [*axes.get_position().bounds, *axes.get_xlim(), *axes.get_ylim()]
+        found.append([float(f"{number:.6g}") for number in numbers])
+    return found
 
 
 def save(charts: list[Chart], folder: Path) -> list[Path]:

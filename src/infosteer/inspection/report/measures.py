@@ -16,7 +16,7 @@ _LABELS = {
     "bits_per_byte": "loss on text",
 }
 _UNITS = {"answer_nll": "nats a token", "nll": "nats a token", "bits_per_byte": "bits a byte"}
-_LOWER = ("nll", "bits_per_byte", "loss", "perplexity")
+_LOWER = ("nll", "bits_per_byte", "loss", "perplexity", "error")
 
 
 def split(metric: str) -> tuple[str, str]:

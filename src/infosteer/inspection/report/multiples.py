@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from infosteer.inspection.report.charts import Chart
 from infosteer.inspection.report.drawings import curves as draw_curves
 from infosteer.inspection.report.drawings import mean_of_seeds
 from infosteer.inspection.report.gather import Curves
 from infosteer.inspection.report.markup import Markup, bdi, clip, table, visible
+from infosteer.inspection.report.palette import Look
 from infosteer.inspection.report.section import Context, chip
 
 if TYPE_CHECKING:
@@ -57,7 +58,20 @@ def multiples(context: Context, *, name: str, what: str, found: Mapping[str, Cur
     if len(rows) < len(models) or len(columns) < len(found):
         caption += f"; {len(rows)} of {len(models)} arms and {len(columns)} of {len(found)} measures"
     numbers = table(["arm", *map(bdi, columns)], rows, caption=caption)
-    return Chart(name=name, label=f"{what}, one panel each: {', '.join(panels)}", draw=draw), numbers
+    label = f"{what}, one panel each: {', '.join(panels)}"
+    return Chart(name=name, label=label, draw=draw, panels=[_told(t, p, looks) for t, p in panels.items()]), numbers
+
+
+def _told(title: str, by_arm: Curves, looks: Mapping[str, Look]) -> dict[str, Any]:
+    lines = [
+        {
+            "name": arm,
+            "hue": looks[arm].hue.variable,
+            "points": [[x, float(f"{y:.5g}")] for x, y in mean_of_seeds(by_seed)],
+        }
+        for arm, by_seed in by_arm.items()
+    ]
+    return {"title": title, "lines": lines}
 
 
 def thinned(points: list[tuple[float, float]], most: int = MOST_POINTS) -> list[tuple[float, float]]:

@@ -328,7 +328,96 @@
     search();
   }
 
+  function readouts() { // what lies under the pointer in a chart, and arrow keys to walk through it
+    for (const figure of document.querySelectorAll("figure[data-readout]")) readout(figure);
+  }
+
+  function readout(figure) {
+    const { panels, places } = data(figure.dataset.readout);
+    const box = make("div", "readout"), mark = make("div", "mark");
+    box.setAttribute("role", "status");
+    figure.append(mark, box);
+    const number = (value) => String(Number(value.toPrecision(4))).replace("-", "\u2212");
+    const near = (list, value) => list.reduce((best, item, i) =>
+      Math.abs(item - value) < Math.abs(list[best] - value) ? i : best, 0);
+    const steps = (panel) => panel.steps
+      ?? [...new Set(panel.lines.flatMap((line) => line.points.map((point) => point[0])))].sort((a, b) => a - b);
+    let at = null; // panel, column, row
+
+    function hide() { at = null; box.hidden = mark.hidden = true; }
+
+    function find(svg, place, event) {
+      const rect = svg.getBoundingClientRect();
+      const x = (event.clientX - rect.left) / rect.width, y = 1 - (event.clientY - rect.top) / rect.height;
+      const p = place.findIndex(([left, bottom, width, height]) =>
+        x >= left && x <= left + width && y >= bottom && y <= bottom + height);
+      if (p < 0) return hide();
+      const [left, bottom, width, height, x0, x1] = place[p], panel = panels[p];
+      const along = x0 + ((x - left) / width) * (x1 - x0);
+      const column = panel.values ? Math.round(along) : near(steps(panel), along);
+      const row = panel.values ? Math.floor(((y - bottom) / height) * panel.layers.length) : 0;
+      show(svg, place, [p, column, row]);
+    }
+
+    function show(svg, place, [p, column, row]) {
+      const panel = panels[p], [left, bottom, width, height, x0, x1] = place[p];
+      const all = steps(panel);
+      column = Math.max(0, Math.min(all.length - 1, column));
+      row = Math.max(0, Math.min((panel.layers?.length ?? 1) - 1, row));
+      at = [p, column, row];
+      const lines = [make("b", "", panel.title)];
+      if (panel.values) {
+        lines.push(make("span", "", `layer ${panel.layers[row]}, step ${number(all[column])}: ${number(panel.values[row][column])} nats`));
+      } else {
+        lines.push(make("span", "", `step ${number(all[column])}`));
+        for (const line of panel.lines) {
+          const point = line.points.find(([x]) => x === all[column]);
+          if (!point) continue;
+          const item = make("span");
+          item.append(chip({ label: line.name, hue: line.hue }), ` ${number(point[1])}`);
+          lines.push(item);
+        }
+      }
+      box.replaceChildren(...lines);
+      box.hidden = mark.hidden = false;
+      const w = svg.clientWidth || svg.getBoundingClientRect().width, h = svg.getBoundingClientRect().height;
+      const cells = panel.values ? { across: width / all.length, down: height / panel.layers.length } : { across: 0, down: height };
+      const x = panel.values ? left + column * cells.across : left + ((all[column] - x0) / (x1 - x0)) * width;
+      const y = panel.values ? bottom + (row + 1) * cells.down : bottom + height;
+      for (const [name, value] of [["--x", x * w], ["--y", (1 - y) * h], ["--w", cells.across * w], ["--h", cells.down * h]])
+        mark.style.setProperty(name, `${value.toFixed(1)}px`);
+      const room = figure.clientWidth - box.offsetWidth;
+      const beside = x * w + cells.across * w + 12;
+      box.style.setProperty("--x", `${Math.max(0, beside <= room ? beside : Math.min(room, x * w - box.offsetWidth - 12)).toFixed(1)}px`);
+      box.style.setProperty("--y", `${((1 - bottom - height) * h).toFixed(1)}px`);
+    }
+
+    for (const svg of figure.querySelectorAll("svg.drawing")) {
+      const place = places[svg.classList.contains("wide") ? "wide" : "narrow"];
+      svg.setAttribute("tabindex", "0");
+      for (const kind of ["pointermove", "pointerdown"]) svg.addEventListener(kind, (event) => find(svg, place, event));
+      svg.addEventListener("pointerleave", hide);
+      svg.addEventListener("blur", hide);
+      svg.addEventListener("keydown", (event) => {
+        const [p, column, row] = at ?? [0, -1, 0];
+        const to = {
+          ArrowRight: [p, column + 1, row], ArrowLeft: [p, column - 1, row],
+          ArrowUp: panels[p].values ? [p, column, row + 1] : [Math.max(0, p - 1), column, row],
+          ArrowDown: panels[p].values ? [p, column, row - 1] : [Math.min(panels.length - 1, p + 1), column, row],
+          PageDown: [Math.min(panels.length - 1, p + 1), column, row], PageUp: [Math.max(0, p - 1), column, row],
+          Home: [p, 0, row], End: [p, Infinity, row],
+        }[event.key];
+        if (event.key === "Escape") hide();
+        if (!to) return;
+        event.preventDefault();
+        show(svg, place, to);
+      });
+    }
+    hide();
+  }
+
   theme();
+  readouts();
   tokens();
   memories();
 })();

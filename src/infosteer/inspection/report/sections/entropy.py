@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from infosteer.inspection.report.charts import Chart, show
 from infosteer.inspection.report.drawings import LayerMap, layer_maps, mean_of_seeds
@@ -45,11 +45,17 @@ def make_entropy(context: Context) -> Section:
 
     listed = ", ".join(names.values())
     charts = [
-        Chart(name="entropy", label=f"Key entropy by layer and step for {listed}; numbers in the table", draw=draw),
+        Chart(
+            name="entropy",
+            label=f"Key entropy by layer and step for {listed}; numbers in the table",
+            draw=draw,
+            panels=[_told(name, maps[arm]) for arm, name in names.items()],
+        ),
         Chart(
             name="entropy-change",
             label=f"Change of key entropy since the first logged step, by layer and step, for {listed}",
             draw=draw_change,
+            panels=[_told(name, change[arm]) for arm, name in names.items()],
         ),
     ]
     layers = list(dict.fromkeys(layer for found in maps.values() for layer in found.layers))
@@ -70,6 +76,11 @@ def make_entropy(context: Context) -> Section:
         el("details", el("summary", "First and last values as a table"), numbers),
     )
     return Section(id=ID, title=TITLE, body=body, charts=charts)
+
+
+def _told(title: str, found: LayerMap) -> dict[str, Any]:
+    values = [[round(value, 4) for value in row] for row in found.values]
+    return {"title": title, "layers": list(found.layers), "steps": list(found.steps), "values": values}
 
 
 def _map(by_layer: dict[int, Curves], arm: str) -> LayerMap | None:
