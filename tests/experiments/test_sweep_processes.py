@@ -79,6 +79,7 @@ def undisturbed(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
     return results(sweep(recipe, tmp_path_factory.mktemp("sweeps") / "undisturbed"))
 
 
+@pytest.mark.slow
 def test_two_sweeps_of_one_folder_of_which_one_is_killed(
     recipe: Path, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -219,10 +220,10 @@ def test_a_held_trial_is_left_alone(recipe: Path, tmp_path: Path) -> None:
 
 def test_a_sweep_that_was_killed_leaves_no_worker_behind(recipe: Path, tmp_path: Path) -> None:
     code = (
-        "import subprocess, sys, time\n"
-        "worker = subprocess.Popen([sys.executable, '-c', 'import os, time; "
-        "from infosteer.experiments.sweep.worker import _end_with; _end_with(os.getppid())'])\n"
-        "print(worker.pid, flush=True)\n"
+        "import os, subprocess, sys, time\n"
+        "watch = 'import sys; from infosteer.experiments.sweep.worker import _end_with; _end_with(int(sys.argv[1]))'\n"
+        "command = [sys.executable, '-c', watch, str(os.getpid())]\n"
+        "print(subprocess.Popen(command, stdout=subprocess.DEVNULL).pid, flush=True)\n"
         "time.sleep(60)\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], env=environment(), stdout=subprocess.PIPE, text=True)
