@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
 
-from tiny_models import VOCAB, tiny
+from tiny_models import TEXT, VOCAB, tiny
 
 from infosteer.models import locate
 
@@ -23,6 +23,9 @@ FAMILIES = (
     "llama", "gpt2", "opt", "phi3", "gemma2", "gemma3n_text", "gpt_neox", "minicpm3", "granite", "cohere", "phi",
     "bloom",
 )  # fmt: skip
+
+
+OTHERS = tuple(family for family in TEXT if family not in FAMILIES and not family.endswith("vl_text"))  # have a head
 
 
 def make_model(family: str) -> nn.Module:
@@ -64,4 +67,4 @@ def entropy(weights: Tensor) -> Tensor:
     return -torch.where(p > 0, p * p.log(), 0.0).sum(-1)
 
 
-__all__ = ["FAMILIES", "VOCAB", "alone", "entropy", "make_model", "make_tokenizer", "words"]
+__all__ = ["FAMILIES", "OTHERS", "VOCAB", "alone", "entropy", "make_model", "make_tokenizer", "words"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from families import FAMILIES, alone, entropy, make_model, make_tokenizer, words
+from families import FAMILIES, OTHERS, alone, entropy, make_model, make_tokenizer, words
 
 import infosteer
 from infosteer.core.surfaces import Observer
@@ -29,7 +29,7 @@ TEXTS = [words(7, 8, 9), words(10), "", words(*range(5, 20)), words(30, 12, 30, 
 IDS = [[7, 8, 9], [10], [], list(range(5, 20)), [30, 12, 30, 12, 30]]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *(pytest.param(other, marks=pytest.mark.slow) for other in OTHERS)])
 def test_flux_and_surprisal_of_every_token(family: str) -> None:
     model = make_model(family).train()
     found: dict[int, PieceReading] = {}
@@ -209,3 +209,27 @@ def test_a_failure_half_way_leaves_the_model_clean() -> None:
         observe(model, make_tokenizer(), broken(), [FluxObserver()])
     assert model.training
     infosteer.steer(model, [infosteer.Intervention()]).remove()
+
+
+def test_adapters_are_merged_before_anything_is_read(tmp_path: Path) -> None:
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "experiments"))
+    import tiny
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    from infosteer.models import memory_vectors
+    from infosteer.training.loading import load_model, merge_adapters
+
+    base = AutoModelForCausalLM.from_pretrained(tiny.save_model(tmp_path / "model"))
+    plain = infosteer.locate(base)[0].module.weight.detach().clone()
+    lora = LoraConfig(r=2, lora_alpha=6, target_modules=["down_proj", "up_proj"], init_lora_weights=False)
+    adapted = get_peft_model(base, lora)
+    adapted.save_pretrained(tmp_path / "adapter")
+    layer = infosteer.locate(adapted)[0].module
+    wanted = plain + 3.0 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        logits = adapted.eval()(ids).logits
+        merged = merge_adapters(load_model(str(tmp_path / "adapter"))).eval()
+        torch.testing.assert_close(merged(ids).logits, logits, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(memory_vectors(infosteer.locate(merged)[0]), wanted.detach().T, rtol=1e-5, atol=1e-6)

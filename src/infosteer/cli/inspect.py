@@ -48,10 +48,10 @@ def inspect(
     show_log()
     bars_on_terminals_only()
     from infosteer.inspection.reading import read_text
-    from infosteer.training.loading import load_model, load_tokenizer
+    from infosteer.training.loading import load_model, load_tokenizer, merge_adapters
 
     tokenizer = load_tokenizer(model)
-    reading = read_text(load_model(model), tokenizer, words, name=model, layers=layers)
+    reading = read_text(merge_adapters(load_model(model)), tokenizer, words, name=model, layers=layers)
     if output is not None:
         from infosteer.inspection.heatmap import page
 

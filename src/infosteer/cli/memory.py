@@ -42,9 +42,9 @@ def memory(
     bars_on_terminals_only()
     from infosteer.inspection import memories
     from infosteer.models import locate, select_layers
-    from infosteer.training.loading import load_model, load_tokenizer
+    from infosteer.training.loading import load_model, load_tokenizer, merge_adapters
 
-    tokenizer, loaded = load_tokenizer(model), load_model(model)
+    tokenizer, loaded = load_tokenizer(model), merge_adapters(load_model(model))
     sites = locate(loaded)
     chosen = sites if layer is None else [sites[i] for i in select_layers([layer], len(sites))]
     found: list[dict[str, Any]] = []

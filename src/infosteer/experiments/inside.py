@@ -92,13 +92,13 @@ def _saved(recipe: Recipe, folder: RunDir, seed: int | None) -> tuple[int, dict[
 
 def _subject(recipe: Recipe, arm: str, seed: int | None, place: str) -> Subject:
     from infosteer.inspection.write import Subject
-    from infosteer.training.loading import load_model, load_tokenizer
+    from infosteer.training.loading import load_model, load_tokenizer, merge_adapters
 
     methods = [build_method(mapping) for mapping in recipe.arms[arm].methods] if arm in recipe.arms else []
     edits = [method for method in methods if isinstance(method, InterventionMethod) and not method.off]
 
     def load() -> tuple[Any, Any]:
-        return load_model(place), load_tokenizer(recipe.model)
+        return merge_adapters(load_model(place)), load_tokenizer(recipe.model)
 
     return Subject(name=arm, seed=seed, load=load, edits=edits)
 
