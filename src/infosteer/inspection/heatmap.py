@@ -19,12 +19,13 @@ _STYLE = """
 body { margin: 0 auto; max-width: 60rem; padding: 2rem 1rem 6rem; background: var(--page); color: var(--ink);
   font: 1rem/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.3rem; } p, caption { color: var(--muted); } caption { text-align: left; padding: .5rem 0; }
-.text { line-height: 2.3; white-space: pre-wrap; }
-.t { position: relative; padding: .2em 0; border-radius: 3px; }
+.text { color: var(--ink); line-height: 2.3; white-space: pre-wrap; }
+.t { padding: .2em 0; border-radius: 3px; }
 .t:hover, .t:focus { outline: 2px solid var(--focus); }
-.t:hover::after, .t:focus::after { content: attr(data-tip); position: absolute; left: 0; top: 1.9em; z-index: 1;
-  width: max-content; max-width: 18rem; padding: .5rem .7rem; background: var(--card); color: var(--ink);
-  border: 1px solid var(--line); border-radius: 6px; font: .8rem/1.4 ui-monospace, monospace; white-space: pre-wrap; }
+.t:hover::after, .t:focus::after { content: attr(data-tip); position: fixed; left: 1rem; bottom: 1rem; z-index: 1;
+  max-width: calc(100vw - 2rem); max-height: 60vh; overflow: hidden; padding: .5rem .7rem; white-space: pre-wrap;
+  background: var(--card); color: var(--ink); border: 1px solid var(--line); border-radius: 6px;
+  font: .8rem/1.4 ui-monospace, monospace; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .85rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .15rem .6rem; text-align: right; border-bottom: 1px solid var(--line); white-space: pre; }
