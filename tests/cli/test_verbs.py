@@ -12,7 +12,21 @@ import pytest
 import tiny
 import yaml
 
-VERBS = ("run", "sweep", "demo", "report", "inspect", "memory", "compare", "validate", "locate", "ls", "show", "new", "env")
+VERBS = (
+    "run",
+    "sweep",
+    "demo",
+    "report",
+    "inspect",
+    "memory",
+    "compare",
+    "validate",
+    "locate",
+    "ls",
+    "show",
+    "new",
+    "env",
+)
 Call = Callable[..., tuple[int, str, str]]
 
 

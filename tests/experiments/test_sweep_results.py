@@ -192,7 +192,7 @@ def test_p_values_are_corrected_within_their_family(tmp_path: Path) -> None:
 
 
 def test_power_is_that_of_the_table_of_differences(tmp_path: Path) -> None:
-    found = plan({})
+    found = plan({"primary": "id/exact_match"})
     results = finish(found, tmp_path, lambda row: {"id": 0.5 + 0.01 * len(row.arm) + 0.01 * row.seed, "form": 0.5})
     row = next(r for r in results["comparisons"] if (r["arm"], r["metric"]) == ("lift", "id/exact_match"))
     folder = SweepDir(tmp_path)
@@ -206,6 +206,8 @@ def test_power_is_that_of_the_table_of_differences(tmp_path: Path) -> None:
     assert row["n"] == 4
     assert row["detectable"] == pytest.approx(detectable(components(differences), 4))
     assert row["seeds_for_one_point"] is None or row["seeds_for_one_point"] > 4
+    said = f"lift, id/exact_match: 4 seeds find {100 * row['detectable']:.1f} points in 80 of 100 studies; "
+    assert sum(note.startswith(said) for note in results["notes"]) == 1
 
 
 def test_results_on_the_way_say_what_is_missing(tmp_path: Path) -> None:
@@ -236,3 +238,50 @@ def test_cells_are_compared_with_the_baseline_of_the_same_cell(tmp_path: Path) -
         for epochs in (1, 2)
         for fraction in (0.1, 0.2)
     }
+
+
+def test_utilisation_is_over_the_facts_that_the_base_stores(tmp_path: Path) -> None:
+    found = plan(
+        {"grid": {LR: [1e-4, 2e-4]}, "tune": {**TUNE, "metric": "id/utilisation"}},
+        evaluate_base=True,
+        arms={"plain": []},
+        seeds=[1],
+        evaluate={"id": "lab:facts/new_people"},
+    )
+    folder = SweepDir(tmp_path)
+    stored = [index % 4 == 0 for index in range(EXAMPLES)]
+    answers = [float(index % 8 == 0) for index in range(EXAMPLES)]
+
+    def shares(row: Row) -> dict[str, float]:
+        return {"id": 0.5}
+
+    (base,) = {row.base for row in found.tuning}
+    assert base is not None
+    for trial in (base, *{row.base for row in found.final({"plain": {LR: 1e-4}})}):
+        assert trial is not None
+        outcome = {
+            "status": "finished",
+            "arm": "base",
+            "seed": 0,
+            "metrics": {"id/exact_match": 0.25},
+            "examples": {"id": {"exact_match": [float(known) for known in stored]}},
+            "sets": {"id": {"failures": {}}},
+            "stored": {"id": stored},
+            "ran": {"seconds": 1.0, "threads": 1, "host": "h", "process": 1},
+        }
+        folder.trial(trial).write_outcome(outcome)
+    fill(found, folder, found.tuning, shares)
+    better = next(row for row in found.tuning if row.cell[LR] == 2e-4 and row.seed == 11)
+    file = folder.trial(better.trial).outcome_file("arm", 11)
+    outcome = json.loads(file.read_text())
+    outcome["examples"]["id"]["exact_match"] = answers
+    file.write_text(json.dumps(outcome))
+    table = candidates(found, folder)
+    assert table is not None
+    assert table[1].scores[11] == 0.5, "half of the stored facts are used: 25 of 50"
+    chosen = {arm: one.cell for arm, one in choose(found, table).items()}
+    fill(found, folder, found.final(chosen), shares)
+    results = write_results(found, folder)
+    assert "id/utilisation" in results["arms"][1]["metrics"]
+    assert {row["metric"] for row in results["summary"] if row["arm"] == "plain"} >= {"id/utilisation"}
+    assert any("id 50 of 200" in note for note in results["notes"])

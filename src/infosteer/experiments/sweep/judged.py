@@ -50,7 +50,7 @@ def judge(plan: Plan, finished: Sequence[tuple[Row, Mapping[str, Any]]], resampl
     return {
         "summary": summary,
         "comparisons": comparisons,
-        "notes": list(dict.fromkeys([*notes, *_count(comparisons)])),
+        "notes": list(dict.fromkeys([*notes, *_count(comparisons), *_reach(comparisons)])),
     }
 
 
@@ -115,3 +115,18 @@ def _count(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
         return []
     shown = ", ".join(f"{family} {count}" for family, count in counts.items())
     return [f"Holm and Benjamini-Hochberg corrections are over the ranked comparisons of a family: {shown}"]
+
+
+def _reach(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the primary comparisons of shares could have found."""
+    notes = []
+    for row in comparisons:
+        if row["family"] != "primary" or row["detectable"] is None or "seeds_for_one_point" not in row:
+            continue
+        seeds = row["seeds_for_one_point"]
+        needed = f"one point needs {seeds} seeds" if seeds else "no number of seeds finds one point on so few examples"
+        notes.append(
+            f"{row['arm']}, {row['metric']}: {row['n']} seeds find {100 * row['detectable']:.1f} points in 80 of 100 "
+            f"studies; {needed}"
+        )
+    return notes
