@@ -273,6 +273,23 @@ def test_a_bug_in_one_trial_does_not_end_the_others(
     assert [arm["seed"] for arm in results(tmp_path / "s")["arms"]] == [2]
 
 
+def test_a_failed_evaluation_of_the_base_is_a_failure_too(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*arguments: Any, **options: Any) -> Any:
+        raise ZeroDivisionError("a bug")
+
+    monkeypatch.setattr(folder_module, "base_outcome", broken)
+    with pytest.raises(RunError, match="base, seed 0: ZeroDivisionError: a bug"):
+        sweep(recipe(inputs, arms={"plain": []}, seeds=[1], evaluate_base=True), tmp_path / "s")
+    found = results(tmp_path / "s")
+    assert [arm["arm"] for arm in found["arms"]] == ["plain"]
+    assert found["sweep"]["missing"] == 0
+    assert any("one seed" in note for note in found["notes"])
+    lines = pyarrow.parquet.read_table(tmp_path / "s" / "trials.parquet").to_pylist()
+    assert [line["metric"] for line in lines if line["arm"] == "base"] == [None]
+
+
 def test_a_metric_that_is_not_measured_is_said_after_one_trial(inputs: Path, tmp_path: Path) -> None:
     tuned = {**TUNED, "tune": {**TUNED["tune"], "metric": "id/exact_mach"}}
     told = Told()

@@ -37,7 +37,8 @@ def judge(plan: Plan, finished: Sequence[tuple[Row, Mapping[str, Any]]], resampl
         scores = scores_of(names, [outcome for _, outcome in rows])
         judged = analyse(scores, baseline=baseline if baseline in scores else None, resamples=resamples)
         summary += judged["summary"]
-        notes += [note["note"] for note in judged["notes"]]
+        if len(plan.recipe.seeds) > 1:  # with one, a line for every row would say the same
+            notes += [note["note"] for note in judged["notes"]]
         if baseline not in scores:
             notes.append(f"{baseline}: not finished, so nothing is compared with it")
             continue
@@ -47,6 +48,8 @@ def judge(plan: Plan, finished: Sequence[tuple[Row, Mapping[str, Any]]], resampl
             ranked = {"ranked": limit is None} | ({"reason": limit} if limit else {})
             comparisons.append({**comparison, **ranked, **_power(scores, comparison)})
     _correct(plan, comparisons)
+    if finished and len(plan.recipe.seeds) == 1:
+        notes.append("one seed: intervals cover the choice of examples, not of the seed")
     return {
         "summary": summary,
         "comparisons": comparisons,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infosteer.experiments.environment import environment
-from infosteer.experiments.recipe import BASE_ARM
+from infosteer.experiments.recipe import BASE_ARM, BASE_SEED
 from infosteer.experiments.results import QUICK_RESAMPLES, RESAMPLES, SCHEMA, base_notes, outcome_notes, scores_of
 from infosteer.experiments.rundir import write_atomic
 from infosteer.experiments.schema import to_plain
@@ -30,7 +30,7 @@ def write_results(plan: Plan, folder: SweepDir) -> dict[str, Any]:
     final = plan.final({arm: one.cell for arm, one in best.items()} if best is not None else None)
     found = [(row, kept) for row in [*plan.tuning, *final] if (kept := _kept(row, folder)) is not None]
     bases = {row.base.key: row.base for row, _ in found if row.base is not None}
-    untrained = {key: outcome for key, trial in bases.items() if (outcome := folder.finished(trial)) is not None}
+    untrained = {key: outcome for key, trial in bases.items() if (outcome := folder.outcome(trial)) is not None}
     results = build_results(plan, final, found, untrained, table, best)
     write_atomic(folder.results_file, json.dumps(results, indent=1, allow_nan=False) + "\n")
     write_trials(folder.trials_file, plan, found, untrained, best)
@@ -58,7 +58,7 @@ def build_results(
     Args:
         final: the rows that results are made of, missing ones included.
         found: rows of tuning and final seeds with their outcomes, under the names of the rows.
-        untrained: trial key -> outcome of the model before training.
+        untrained: trial key -> outcome of evaluating the model before training.
         table, best: tuning scores and chosen cells; None before tuning is done, and without tuning.
     """
     from infosteer.evaluation import analyse
@@ -68,7 +68,7 @@ def build_results(
     finished = [(row, outcome) for row, outcome in last if outcome["status"] == "finished"]
     resamples = QUICK_RESAMPLES if missing else RESAMPLES
     used = {row.base.key for row, _ in finished if row.base is not None}
-    before = [untrained[key] for key in untrained if key in used]
+    before = [one for key, one in untrained.items() if key in used and one["status"] == "finished"]
     base = before[0] if len(before) == 1 else None  # models differ between cells: each has a base of its own
     base_scores = scores_of([BASE_ARM], [base] if base else [])
     judged = judge(plan, finished, resamples)
@@ -89,9 +89,16 @@ def build_results(
         "comparisons": judged["comparisons"],
         "settings": _settings(finished),
         "failures": [
-            {"arm": row.name, "seed": row.seed, "phase": row.phase, "cell": row.cell, "error": outcome["error"]}
-            for row, outcome in found
-            if outcome["status"] == "failed"
+            *(
+                {"arm": BASE_ARM, "seed": BASE_SEED, "phase": BASE_ARM, "cell": {}, "error": one["error"]}
+                for one in untrained.values()
+                if one["status"] == "failed"
+            ),
+            *(
+                {"arm": row.name, "seed": row.seed, "phase": row.phase, "cell": row.cell, "error": outcome["error"]}
+                for row, outcome in found
+                if outcome["status"] == "failed"
+            ),
         ],
         "notes": [*base_notes(base), *judged["notes"], *_notes(plan, finished, missing, best)],
         "sweep": {

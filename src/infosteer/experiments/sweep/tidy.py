@@ -72,7 +72,7 @@ def write_trials(
 def _base_lines(untrained: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     for key, outcome in untrained.items():
         ran = outcome["ran"]
-        for metric, value in outcome["metrics"].items():
+        for metric, value in outcome.get("metrics", {None: None}).items():
             yield {
                 "trial": key,
                 "arm": BASE_ARM,
