@@ -13,6 +13,7 @@ from tiny_models import tiny
 from infosteer.errors import ConfigError, DataError, RunError
 from infosteer.inspection.data import Geometry, read, write
 from infosteer.inspection.geometry import geometry_of_run, measure_geometry
+from infosteer.inspection.report.gather import gather
 
 TEXTS = [f"{word} {'x' * (i % 5)} {i}" for i, word in enumerate(["one", "three", "fourth", "a"] * 20)]
 
@@ -89,6 +90,7 @@ def test_a_run_with_the_monitor(tmp_path: Path) -> None:
     run = write_run(tmp_path, lines)
     found = geometry_of_run(run, base={None: {"rankme": 7.0}})
     assert found is not None
+    assert gather(run).geometry == geometry_of_run(run), "the report draws what was logged, without any file"
     write(run, found)
     assert read(run, Geometry) == found
     assert {(p.model, p.metric, p.layer) for p in found.points} == {

@@ -13,18 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from infosteer.core.metrics import PREFIX
 from infosteer.core.surfaces import Observer
 from infosteer.errors import ConfigError, RunError
-from infosteer.inspection.data import Geometry, GeometryPoint
+from infosteer.inspection.data import Geometry
+from infosteer.inspection.geometry_log import geometry_of_log
 from infosteer.inspection.observe import MAX_TOKENS, observe
-from infosteer.inspection.report.gather import BASE, gather, number
-from infosteer.ops.spectrum import ABOUT, Moments, describe_spectrum
+from infosteer.inspection.report.gather import gather
+from infosteer.ops.spectrum import Moments, describe_spectrum
 
 TOKENS = ("last", "all")
-_LOGGED = f"{PREFIX}geometry/"
-# The first ones come first in the report.
-_ORDER = ("rankme", "rankme_cov", "alpha", "participation", "stable_rank", "rankme_centred", "mean_share", "rows")
 
 
 def measure_geometry(
@@ -71,39 +68,7 @@ def geometry_of_run(run: Path, base: Mapping[int | None, Mapping[str, float]] | 
     Raises:
         RunError: no run, or one whose files are damaged.
     """
-    points = [
-        GeometryPoint(model=BASE, metric=name, step=0, value=value, layer=layer)
-        for layer, values in (base or {}).items()
-        for name, value in values.items()
-    ]
-    for line in gather(run).log:
-        arm, seed, step = line.get("arm"), line.get("seed"), line.get("step")
-        if line.get("event") != "train" or not isinstance(arm, str) or type(step) is not int or step < 0:
-            continue
-        for key, raw in line.items():
-            value = number(raw) if key.startswith(_LOGGED) else None
-            if value is None:
-                continue
-            name, _, layer = key.removeprefix(_LOGGED).partition("/layer_")
-            points.append(
-                GeometryPoint(
-                    model=arm,
-                    seed=seed if type(seed) is int else None,
-                    metric=name,
-                    step=step,
-                    value=value,
-                    layer=int(layer) if layer.isdecimal() else None,
-                )
-            )
-    if not any(point.model != BASE for point in points):
-        return None
-    order = {name: place for place, name in enumerate(_ORDER)}
-    points.sort(key=lambda point: (order.get(point.metric, len(order)), point.layer is not None))
-    return Geometry(
-        points=tuple(points),
-        about={name: ABOUT[name] for name in dict.fromkeys(point.metric for point in points) if name in ABOUT},
-        note="Measured on the tokens of each training batch: another text at every step.",
-    )
+    return geometry_of_log(gather(run).log, base)
 
 
 class _Final(Observer):

@@ -11,6 +11,7 @@ from typing import Any
 from infosteer.core.config import is_finite, load_yaml
 from infosteer.errors import ConfigError, RunError
 from infosteer.inspection.data import Geometry, Memories, Regions, Tokens, read
+from infosteer.inspection.geometry_log import geometry_of_log
 
 BASE = "base"
 Curves = dict[str, dict[int, list[tuple[float, float]]]]  # arm -> seed -> (step, value)
@@ -107,7 +108,8 @@ def gather(path: Path) -> Run:
         else:
             run.outcomes.append(outcome)
     run.tokens, run.regions = read(path, Tokens), read(path, Regions)
-    run.memories, run.geometry = read(path, Memories), read(path, Geometry)
+    run.memories = read(path, Memories)
+    run.geometry = read(path, Geometry) or geometry_of_log(run.log)
     return run
 
 
