@@ -43,7 +43,7 @@ def multiples(context: Context, *, name: str, what: str, found: Mapping[str, Cur
             for arm, by_seed in sorted(by_arm.items(), key=lambda item: models.index(item[0]))
             if arm in drawn
         }
-        for title, by_arm in list(found.items())[:MOST_PANELS]
+        for title, by_arm in list(_telling(found).items())[:MOST_PANELS]
     }
 
     def draw(width: float) -> Figure:
@@ -60,6 +60,15 @@ def multiples(context: Context, *, name: str, what: str, found: Mapping[str, Cur
     numbers = table(["arm", *map(bdi, columns)], rows, caption=caption)
     label = f"{what}, one panel each: {', '.join(panels)}"
     return Chart(name=name, label=label, draw=draw, panels=[_told(t, p, looks) for t, p in panels.items()]), numbers
+
+
+def _telling(found: Mapping[str, Curves]) -> Mapping[str, Curves]:
+    """Without measures that are one number at all steps of all arms, which a panel would not show better."""
+    values = {
+        title: {value for by_seed in by_arm.values() for points in by_seed.values() for _, value in points}
+        for title, by_arm in found.items()
+    }
+    return {title: by_arm for title, by_arm in found.items() if len(values[title]) > 1} or found
 
 
 def _told(title: str, by_arm: Curves, looks: Mapping[str, Look]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def render(context: Context, found: Answer, sections: Sequence[Section]) -> str:
 
 
 def _top(run: Run, sections: Sequence[Section]) -> Markup:
-    links = [el("li", el("a", section.title, href=f"#{section.id}")) for section in sections]
+    links = [el("li", el("a", section.id.capitalize(), href=f"#{section.id}")) for section in sections]
     toggle = el("button", "Dark", id="theme", type="button", aria_pressed="false", title="Light or dark", hidden=True)
     return el(
         "header",

@@ -261,13 +261,23 @@
       return best;
     }
 
+    function examples(list) { // the first memory of each word, words of letters only: punctuation writes itself often
+      const seen = new Set();
+      return list.filter((entry) => {
+        const word = entry.says[0].words[0]?.[0].trim().toLowerCase() ?? "";
+        if (!/^\p{L}{2,}$/u.test(word) || seen.has(word)) return false;
+        seen.add(word);
+        return true;
+      });
+    }
+
     function search() {
       query = input.value.trim().toLowerCase();
       const wanted = layer.value === "" ? null : Number(layer.value);
       const inLayer = entries.filter((entry) => wanted === null || entry.layer === wanted);
       if (query === "") {
-        hits = inLayer;
-        count.textContent = `The most specific of ${hits.length.toLocaleString("en")} memories.`;
+        hits = examples(inLayer);
+        count.textContent = `The most specific memory of each word, of ${inLayer.length.toLocaleString("en")} memories.`;
       } else {
         hits = inLayer.map((entry) => [rank(entry), entry]).filter(([score]) => score >= 0)
           .sort((a, b) => b[0] - a[0]).map(([, entry]) => entry);
@@ -310,7 +320,7 @@
           const item = make("li");
           const text = make("bdi");
           text.append(matches(word) ? make("mark", "", word) : document.createTextNode(word));
-          item.append(text, make("small", "", p.toFixed(p < 0.01 ? 3 : 2)));
+          item.append(text, make("small", "", p < 0.0005 ? "<0.001" : p.toFixed(p < 0.01 ? 3 : 2)));
           item.style.setProperty("--p", Math.max(0, Math.min(1, p)).toFixed(3));
           words.append(item);
         }
