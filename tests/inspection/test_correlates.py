@@ -66,6 +66,7 @@ def test_nothing_left_says_nothing() -> None:
     assert np.isnan(partial_correlation(label, value, [3 * value + 1])), "the covariate is the value"
     assert np.isnan(partial_correlation(label, value, [label])), "the covariate is the label"
     assert np.isnan(partial_correlation(label[:3], value[:3]))
+    assert np.isnan(partial_correlation([], []))
     noise = np.random.default_rng(0).normal(size=10)
     twice = partial_correlation(label, value, [noise, 2 * noise, np.ones(10)])
     assert twice == pytest.approx(partial_correlation(label, value, [noise]))

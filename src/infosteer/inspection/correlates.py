@@ -54,7 +54,7 @@ def partial_correlation(
     """
     x, y = np.asarray(labels, dtype=np.float64), np.asarray(values, dtype=np.float64)
     rows = [np.asarray(row, dtype=np.float64) for row in covariates]
-    if y.ndim != 1 or not x.ndim or any(row.shape != y.shape for row in [*rows, x.reshape(-1, x.shape[-1])[0]]):
+    if y.ndim != 1 or x.shape[-1:] != y.shape or any(row.shape != y.shape for row in rows):
         raise ConfigError("labels, values and covariates need one number for each token", got=(x.shape, y.shape))
     nothing = np.full(x.shape[:-1], np.nan)
     basis = _basis(len(y), rows)
