@@ -105,7 +105,7 @@ def test_token_texts_of_broken_characters() -> None:
     tokenizer = make_bytes()
     ids = tokenizer("a\u00e9 <")["input_ids"]
     assert token_texts(tokenizer, ids) == ["a", "\u00c3", "\u00a9", " ", "<"]  # bytes as the tokenizer writes them
-    assert token_texts(tokenizer, [1]) == ["<end>"]
+    assert token_texts(tokenizer, [1, 5_000]) == ["<end>", "<token 5000>"]
 
 
 # -- cutting and batching ---------------------------------------------------------------------------------------------

@@ -193,7 +193,9 @@ def read_text(
 
 
 def token_texts(tokenizer: Any, ids: Sequence[int]) -> list[str]:
-    """Each token as text; tokens that are no whole character, as the tokenizer writes them."""
+    """Each token as text; tokens that are no whole character, as the tokenizer writes them. Models may have more rows
+    than their tokenizer has tokens: those are called by their number."""
     shown = [str(tokenizer.decode([token], skip_special_tokens=False)) for token in ids]
-    raw = tokenizer.convert_ids_to_tokens(list(ids))
+    pieces = tokenizer.convert_ids_to_tokens(list(ids))
+    raw = [piece or f"<token {token}>" for token, piece in zip(ids, pieces, strict=True)]
     return [piece if not text or "\ufffd" in text else text for text, piece in zip(shown, raw, strict=True)]
