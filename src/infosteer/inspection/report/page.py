@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
 
-from infosteer import __version__
+import infosteer
 from infosteer.inspection.report.answer import Answer
 from infosteer.inspection.report.gather import BASE, Run
 from infosteer.inspection.report.markup import Markup, bdi, clip, el, embedded_json, visible
@@ -33,7 +33,7 @@ def render(context: Context, found: Answer, sections: Sequence[Section]) -> str:
         el("meta", http_equiv="Content-Security-Policy", content=_policy(style, script)),
         el("meta", name="viewport", content="width=device-width, initial-scale=1"),
         el("meta", name="color-scheme", content="light dark"),
-        el("meta", name="generator", content=f"InfoSteer {__version__}"),
+        el("meta", name="generator", content=f"InfoSteer {infosteer.__version__}"),
         el("title", title),
         Markup('<link rel="icon" href="data:,">'),
         Markup(f"<style>{style}</style>"),
@@ -110,7 +110,7 @@ def _section(section: Section) -> Markup:
 def _foot(run: Run) -> Markup:
     return el(
         "footer",
-        el("p", f"Made by InfoSteer {__version__} from ", el("code", clip(str(run.path), 200)), ". ",
+        el("p", f"Made by InfoSteer {infosteer.__version__} from ", el("code", clip(str(run.path), 200)), ". ",
            "This page is one file and loads nothing."),
     )  # fmt: skip
 
