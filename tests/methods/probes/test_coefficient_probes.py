@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -12,7 +13,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import infosteer
-from infosteer.core.surfaces import Observer
+from infosteer.core.surfaces import Observer, ProbeMethod
 from infosteer.core.usage import memory_usage
 from infosteer.errors import ConfigError
 from infosteer.methods.probes.information_flux import FluxObserver, InformationFlux, information_flux
@@ -374,3 +375,65 @@ def test_token_probe_in_a_model() -> None:
     found = read(model, TokenInformation(types=4, scope="always"))
     assert set(found) == {"nats", "plug_in", "null", "normalised", *(f"nats/layer_{i}" for i in range(3))}
     assert 0 < found["plug_in"] < math.log(4)
+
+
+# -- what observers are told ------------------------------------------------------------------------------------------
+
+
+class Diary(Observer):
+    """Writes down what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, object]] = []
+
+    def begin(self, ids: Tensor | None) -> None:
+        self.told.append(("begin", None if ids is None else tuple(ids.shape)))
+
+    def see(self, layer: int, k: Tensor, weight: Tensor | None) -> None:
+        assert not k.requires_grad
+        self.told.append(("see", layer))
+
+    def calibrated(self) -> None:
+        self.told.append(("calibrated", None))
+
+    def metrics(self) -> dict[str, float]:
+        return {}
+
+    def reset(self) -> None:
+        self.told.append(("reset", None))
+
+
+@dataclasses.dataclass(kw_only=True)
+class Watch(ProbeMethod):
+    calibrates = True
+
+    def observer(self, sites: Any) -> Observer:
+        return Diary()
+
+
+@pytest.mark.parametrize("reentrant", [None, False, True])
+def test_each_forward_begins_once_and_recomputes_are_not_shown(reentrant: bool | None) -> None:
+    model = llama().train()
+    if reentrant is not None:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
+        model.enable_input_require_grads()
+    inputs = {**batch(), "labels": batch()["input_ids"]}
+    with infosteer.steer(model, [Watch(every=1, layers=[0, 2])], calibration=[batch()]) as session:
+        for _ in range(2):
+            session.loss(model(**inputs, use_cache=False).loss).backward()
+        model(inputs_embeds=model.get_input_embeddings()(inputs["input_ids"]), attention_mask=inputs["attention_mask"])
+    (diary,) = session.probes.observers.values()
+    assert isinstance(diary, Diary)
+    forward = [("begin", (4, 9)), ("see", 0), ("see", 2)]
+    unknown = [("begin", None), ("see", 0), ("see", 2)]
+    assert diary.told == [*forward, ("calibrated", None), ("reset", None), *forward, *forward, *unknown]
+
+
+def test_probes_leave_training_as_it_is() -> None:
+    found = []
+    for probes in ([], [InformationFlux(every=1), KnowledgeEntropy(every=1), TokenInformation(every=1)]):
+        model, inputs = llama().train(), {**batch(), "labels": batch()["input_ids"]}
+        with infosteer.steer(model, [infosteer.EntropyRegularization(), *probes]) as session:
+            session.loss(model(**inputs, use_cache=False).loss).backward()
+        found.append([parameter.grad for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
