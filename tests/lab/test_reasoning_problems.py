@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
+import string
 
 import pytest
 from reasoning_reader import Story
@@ -85,6 +87,18 @@ def test_letters_are_used_once_and_x_only_for_the_unknown() -> None:
         letters = re.findall(r"as ([A-Za-z]);", problem.solution)
         assert len(set(letters)) == len(letters)
         assert ("x" in letters) == problem.reverse
+
+
+def test_letters_follow_each_other_from_a_random_one_on() -> None:
+    row = string.ascii_letters.replace("x", "")
+    starts = set()
+    for problem in drawn(200, operations=(1, 12), contexts="ABC", reverse=0.3):
+        letters = re.findall(r"(?:as |; )([A-Za-z])(?=;| =)", problem.solution.partition("Solve")[0])
+        letters = [letter for letter in letters if letter != "x"]
+        places = [row.index(letter) for letter in letters]
+        assert all((b - a) % len(row) == 1 for a, b in itertools.pairwise(places))
+        starts.add(letters[0] if letters else "")
+    assert len(starts) > 30
 
 
 def test_the_same_seed_gives_the_same_problem() -> None:
