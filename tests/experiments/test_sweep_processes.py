@@ -165,7 +165,7 @@ def test_an_interrupt_is_said_in_one_line_and_ends_the_workers(recipe: Path, tmp
         # a shell starts background jobs with interrupts ignored, and they hand that down
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 240
     while len(list(path.glob("trials/*/metrics.jsonl"))) < 2 and time.monotonic() < deadline:
         assert process.poll() is None
         time.sleep(0.05)
