@@ -113,7 +113,8 @@ def test_recipes_given_to_steer_have_one_arm(tmp_path: Path) -> None:
     (tmp_path / "one.yaml").write_text("arms: {only: [{method: key_lift, fraction: 0.1}]}")
     assert as_methods(tmp_path / "one.yaml") == as_methods(str(tmp_path / "one.yaml")) == as_methods(arm)
     assert as_methods({"arms": {"only": arm}}) == [infosteer.Intervention(fraction=0.1)]
-    assert as_methods({"arms": {"plain": None}}) == []
+    assert as_methods({"arms": {"only": {"methods": arm, "train": {"learning_rate": 1e-4}}}}) == as_methods(arm)
+    assert as_methods({"arms": {"plain": None}}) == as_methods({"arms": {"slow": {"train": {}}}}) == []
     assert as_methods(infosteer.Intervention()) == [infosteer.Intervention()]
     assert as_methods(arm[0]) == [infosteer.Intervention(fraction=0.1)]
     for wrong in ({"arms": {"a": arm, "b": arm}}, {"arm": arm}, "key_lift", 3, ["key_lift"]):

@@ -138,7 +138,7 @@ def test_final_norm_feeds_the_head(row: tuple[str, nn.Module]) -> None:
 
 
 def test_head_logits_are_the_models_own(row: tuple[str, nn.Module]) -> None:
-    model_type, model = row
+    _, model = row
     if model.get_output_embeddings() is None:
         with pytest.raises(ArchitectureError, match="no language-model head"):
             head_logits(model, torch.zeros(1, HIDDEN))

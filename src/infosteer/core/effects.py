@@ -43,7 +43,9 @@ def as_methods(methods: Methods) -> list[Method]:
                 got=list(arms) if isinstance(arms, Mapping) else arms,
                 fix="pass the list of one arm's methods",
             )
-        methods = next(iter(arms.values())) or []
+        arm = next(iter(arms.values()))
+        # an arm with settings of its own; those are a run's, and here the trainer has its own
+        methods = (arm.get("methods") if isinstance(arm, Mapping) else arm) or []
     if isinstance(methods, str) or not isinstance(methods, Sequence):
         raise ConfigError("expected a list of methods", where="methods", got=methods, expected=_EXPECTED)
     return [
