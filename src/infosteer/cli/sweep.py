@@ -73,14 +73,16 @@ def sweep(
 
 
 def print_sweep(file: Path, *, json: bool) -> None:
-    """The chosen cells of a sweep's results.json, and its tables as those of a run."""
+    """The chosen cells of a sweep's results.json, its tables as those of a run, and its report."""
     from infosteer.cli.console import make_console
+    from infosteer.cli.report import write_report_of
     from infosteer.cli.run import print_results
     from infosteer.experiments.results import read_results
 
     if not json:
         _print_chosen(read_results(file)["sweep"], make_console())
     print_results(file.parent, json=json)
+    write_report_of(file.parent, json=json)
 
 
 def _print_chosen(facts: dict[str, Any], console: Console) -> None:

@@ -120,6 +120,43 @@ def test_states_of_a_run() -> None:
     assert answer(Run(path=Path("x"), recipe={})).question == "What did this run do?"
 
 
+def test_rows_of_a_sweep() -> None:
+    """Cells are rows, each with its own baseline, corrected p-values and, at the ceiling, no rank."""
+    rows = [
+        {
+            **row("lift fraction=0.5", "a", 0.1, 0.05, 0.2, 0.001),
+            "baseline": "plain lr=1",
+            "p_holm": 0.01,
+            "ranked": True,
+        },
+        {
+            **row("lift fraction=0.1", "a", 0.1, 0.05, 0.2, 0.001),
+            "baseline": "plain lr=2",
+            "p_holm": 0.2,
+            "ranked": True,
+        },
+        {
+            **row("lift fraction=0.5", "b", 0.1, 0.05, 0.2, 0.001),
+            "baseline": "plain lr=1",
+            "p_holm": None,
+            "ranked": False,
+        },
+    ]
+    found = run(*rows)
+    assert found.results is not None
+    found.results["sweep"] = {"missing": ["one", "two"]}
+    found.recipe["sweep"] = {"grid": {}}
+    told = answer(found)
+    assert told.question == "Do lift fraction=0.5 or lift fraction=0.1 do better than the baseline?"
+    assert "lift fraction=0.5 was better than plain lr=1 on a (+10.0 points" in told.answer
+    assert "1 hint (lift fraction=0.1 on a)" in told.answer
+    assert "on b" not in told.answer
+    assert "1 comparisons are not judged: their baseline is at the ceiling." in told.caveats
+    assert "Preliminary: 2 of the run's trainings are not finished." in told.caveats
+    at_ceiling = run(rows[2])
+    assert answer(at_ceiling).answer == "No arm can be ranked: the baseline is at the ceiling."
+
+
 def test_the_correction_is_holms() -> None:
     """Against the definition: p_(k) is the largest of (m - j) p_(j) over j <= k, at most 1."""
     rng = np.random.default_rng(0)

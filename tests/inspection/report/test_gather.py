@@ -185,6 +185,23 @@ def test_fifty_megabytes_report_in_thirty_seconds(tmp_path: Path) -> None:
     assert "most specific of 24,000 memories" in page.one("section", id="memories").text()
 
 
+def test_a_sweep_makes_a_page(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", seeds=(1,), steps=2)
+    (run / "metrics.jsonl").unlink()
+    with (run / "recipe.yaml").open("a") as recipe:
+        recipe.write("sweep: {grid: {x: [1, 2]}}\n")
+    results = json.loads((run / "results.json").read_text())
+    for i, row in enumerate(results["comparisons"]):
+        row["baseline"] = f"plain {i % 2}"
+    results["sweep"] = {"missing": []}
+    (run / "results.json").write_text(json.dumps(results))
+    page = parse(write_report(run).read_text())
+    assert "infosteer report SWEEP/trials/HASH" in page.one("section", id="training").text()
+    assert "infosteer sweep " in page.one("section", id="reproduce").text()
+    assert "difference from its baseline" in page.one("section", id="results").text()
+    assert "None" not in page.one("main").text()
+
+
 def test_published_results_make_a_page(tmp_path: Path) -> None:
     """The committed studies hold a recipe and results only."""
     study = ROOT / "docs" / "evidence" / "demo"

@@ -29,7 +29,9 @@ class Answer:
 
 def answer(run: Run) -> Answer:
     """The question and the answer of a run, whatever state it is in."""
-    others = [arm for arm in run.arms if arm != run.baseline]
+    comparisons = (run.results or {}).get("comparisons", [])
+    compared = dict.fromkeys(row["arm"] for row in comparisons)
+    others = list(compared) or [arm for arm in run.arms if arm != run.baseline]
     baseline = run.baseline or "the baseline"
     if not others:
         named = _listed(run.arms, "and") or "this run"
@@ -37,19 +39,22 @@ def answer(run: Run) -> Answer:
     verb = "Does" if len(others) == 1 else "Do"
     names = _listed(others, "or") if len(others) <= 6 else f"{len(others)} ways of training"
     question = f"{verb} {names} do better than {baseline}?"
-    results = run.results or {}
-    comparisons = results.get("comparisons", [])
     caveats = tuple(_caveats(run))
     if not comparisons:
         return Answer(question=question, answer="Not known yet: no arm has been compared.", caveats=caveats)
     measure = measures.ordered(measures.split(row["metric"])[1] for row in comparisons)[0]
     rows = [row for row in comparisons if measures.split(row["metric"])[1] == measure]
-    text = _sentence(rows, measure, baseline)
+    ranked = [row for row in rows if row.get("ranked") is not False]
+    if len(ranked) < len(rows):
+        caveats += (f"{len(rows) - len(ranked)} comparisons are not judged: their baseline is at the ceiling.",)
+    text = _sentence(ranked, measure, baseline) if ranked else "No arm can be ranked: the baseline is at the ceiling."
     return Answer(question=question, answer=text, caveats=caveats)
 
 
 def corrected(rows: Sequence[Mapping[str, Any]]) -> list[float]:
-    """Holm's step-down p-values of some comparisons, in their order."""
+    """Holm's step-down p-values of some comparisons, in their order; a sweep's results bring their own."""
+    if rows and all("p_holm" in row for row in rows):
+        return [1.0 if row["p_holm"] is None else float(row["p_holm"]) for row in rows]
     order = sorted(range(len(rows)), key=lambda i: rows[i]["p_value"])
     found, largest = [1.0] * len(rows), 0.0
     for rank, i in enumerate(order):
@@ -70,7 +75,7 @@ def _sentence(rows: Sequence[Mapping[str, Any]], measure: str, baseline: str) ->
     parts = []
     if shown:
         spelled, more = shown[:_NAMED], len(shown) - _NAMED
-        told = [_effects(arm, spelled, measure, baseline) for arm in dict.fromkeys(row["arm"] for row in spelled)]
+        told = [_effects(arm, spelled, measure) for arm in dict.fromkeys(row["arm"] for row in spelled)]
         parts.append(f"In {measures.label(measure)}, {'; '.join(told)}")
         if more > 0:
             parts.append(f"{more} more differences could be shown, see the table")
@@ -96,12 +101,13 @@ def _sentence(rows: Sequence[Mapping[str, Any]], measure: str, baseline: str) ->
     return "; ".join(parts) + "."
 
 
-def _effects(arm: str, rows: Sequence[Mapping[str, Any]], measure: str, baseline: str) -> str:
+def _effects(arm: str, rows: Sequence[Mapping[str, Any]], measure: str) -> str:
     by_word: dict[str, list[str]] = {}
     for row in rows:
         if row["arm"] == arm:
             by_word.setdefault(_word(row, measure), []).append(_place(row, measure))
     (first, places), *others = by_word.items()
+    baseline = next(row["baseline"] for row in rows if row["arm"] == arm)
     rest = [f"{word} on {_listed(found, 'and')}" for word, found in others]
     return " and ".join([f"{arm} was {first} than {baseline} on {_listed(places, 'and')}", *rest])
 
@@ -152,6 +158,10 @@ def _caveats(run: Run) -> list[str]:
 
 def _missing(run: Run) -> int:
     recipe = run.recipe or {}
+    if run.is_sweep:
+        sweep = (run.results or {}).get("sweep")
+        missing = sweep.get("missing") if isinstance(sweep, dict) else None
+        return len(missing) if isinstance(missing, list) else 0
     arms, seeds = recipe.get("arms") or {}, recipe.get("seeds") or []
     if not isinstance(seeds, list) or not run.results:
         return 0

@@ -55,19 +55,26 @@ class Run:
         return str((self.recipe or {}).get("name") or self.path.resolve().name)
 
     @property
+    def is_sweep(self) -> bool:
+        """Whether this is a sweep's folder, whose rows are cells of arms and whose trials are runs of their own."""
+        return bool((self.recipe or {}).get("sweep")) or "sweep" in (self.results or {})
+
+    @property
     def arms(self) -> list[str]:
         """Names of the arms, in the order of the recipe, then others that results or the log name; without the base."""
-        named = list((self.recipe or {}).get("arms") or {})
+        rowed = self.is_sweep and bool((self.results or {}).get("summary"))
+        named = [] if rowed else list((self.recipe or {}).get("arms") or {})
         rows = [*(self.results or {}).get("arms", []), *(self.results or {}).get("summary", []), *self.log]
         found = dict.fromkeys([*named, *(row["arm"] for row in rows if isinstance(row.get("arm"), str))])
         return [arm for arm in found if arm != BASE]
 
     @property
     def baseline(self) -> str | None:
-        """What the others are compared with: as the results say, else the first arm without methods."""
+        """What all others are compared with: as the results say, else the first arm without methods; or None."""
         comparisons = (self.results or {}).get("comparisons", [])
-        if comparisons:
-            return str(comparisons[0]["baseline"])
+        if comparisons:  # rows of a sweep may each have their own
+            named = {str(row["baseline"]) for row in comparisons}
+            return named.pop() if len(named) == 1 else None
         arms = (self.recipe or {}).get("arms") or {}
         return next((arm for arm, settings in arms.items() if not _methods(settings)), None)
 

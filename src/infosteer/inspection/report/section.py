@@ -33,6 +33,11 @@ class Context:
     run: Run
     looks: Mapping[str, Look]
 
+    @property
+    def baseline(self) -> str:
+        """The baseline's name, or words for it where rows have different ones."""
+        return self.run.baseline or "its baseline"
+
     def look(self, arm: str) -> Look:
         """The look of an arm; readings may name models that the recipe does not have."""
         return self.looks.get(arm) or self.looks[BASE]

@@ -26,7 +26,7 @@ def make_reproduce(context: Context) -> Section:
     again = f"{folder.rstrip('/')}-again"
     commands = [
         shlex.join(["pip", "install", *pins]) if pins else None,
-        shlex.join(["infosteer", "run", f"{folder}/recipe.yaml", "--output", again]),
+        shlex.join(["infosteer", "sweep" if run.is_sweep else "run", f"{folder}/recipe.yaml", "--output", again]),
         shlex.join(["infosteer", "report", again]),
     ]
     threads = environment.get("torch_threads") if isinstance(environment, Mapping) else None

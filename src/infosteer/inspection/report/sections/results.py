@@ -73,7 +73,7 @@ def _forest(context: Context, measure: str) -> Chart:
         )
         for row in rows
     ]
-    baseline = visible(context.run.baseline)
+    baseline = visible(context.baseline)
     unit = measures.step_unit(measure)
     axis = f"difference from {clip(baseline, 28)}" + (f", {unit}" if unit else "")
     way = measures.better(measure)
@@ -103,7 +103,7 @@ def _compared(context: Context, measure: str) -> list[Mapping[str, Any]]:
 def _caption(context: Context, measure: str) -> Markup:
     count = len(_compared(context, measure))
     return join(
-        f"Difference from {context.run.baseline} in {measures.label(measure)}, paired by seed and example, with its "
+        f"Difference from {context.baseline} in {measures.label(measure)}, paired by seed and example, with its "
         "95 % interval. An interval across the line at zero shows no difference.",
         f" Drawn are the {_EFFECTS} largest of {count} differences." if count > _EFFECTS else None,
     )  # fmt: skip
@@ -136,7 +136,7 @@ def _table(context: Context, measure: str) -> Markup:
         caption += f" (the first {room} of {len(arms)} arms; all are in results.json)"
     if rows:
         caption += (
-            f"; below it the difference from {context.run.baseline}, bold where its interval leaves out zero, and its "
+            f"; below it the difference from {context.baseline}, bold where its interval leaves out zero, and its "
             "p-value (in brackets: corrected by Holm's method over all arms and sets of the measure)"
         )
     return table(["arm", "seeds", *map(bdi, sets)], body, caption=caption)

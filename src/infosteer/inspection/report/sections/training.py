@@ -44,6 +44,11 @@ def make_training(context: Context) -> Section:
         for title, by_arm in found.items()
         if any(value for by_seed in by_arm.values() for points in by_seed.values() for _, value in points)
     }
+    if not found and context.run.is_sweep:
+        return absent(
+            ID, TITLE, "Each trial of a sweep is a run: ", el("code", "infosteer report SWEEP/trials/HASH"),
+            " shows how it trained.",
+        )  # fmt: skip
     if not found:
         return absent(
             ID, TITLE, "No log lines: ", el("code", "metrics.jsonl"), " is written while a run trains; ",
