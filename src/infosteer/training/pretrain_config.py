@@ -170,13 +170,13 @@ class ReasoningConfig(PretrainConfig):
     stages: tuple[Mapping[str, Any], ...] = (
         {"steps": 250, "operations": [1, 1], "batch_size": 32, "learning_rate": 4e-3},
         {"steps": 50, "operations": [1, 2], "batch_size": 32, "learning_rate": 4e-3},
-        {"steps": 700, "operations": [1, 4], "batch_size": 32, "learning_rate": 4e-3},
+        {"steps": 1300, "operations": [1, 4], "batch_size": 32, "learning_rate": 4e-3},
     )
     context_length: int = 512
     optimizer: str = "muon"
     weight_decay: float = 0.01
     warmup_steps: int = 50
-    decay_steps: int = 400
+    decay_steps: int = 700
     contexts: str = "AB"
     rare_context: str = "C"
     rare_share: float = 0.03
