@@ -142,7 +142,7 @@ def probe_layers(
     """
     targets = checked_labels(states, labels, folds)
     generator = torch.Generator().manual_seed(seed)
-    shuffled = [_shuffled(targets, folds, generator) for _ in range(shuffles)]
+    shuffled = [shuffled_labels(targets, folds, generator) for _ in range(shuffles)]
     found = []
     for layer, x in states.items():
         judged = [
@@ -180,7 +180,8 @@ def _accuracy(x: Tensor, targets: Tensor, folds: Sequence[Tensor], method: str) 
     return float(torch.cat(right).double().mean())
 
 
-def _shuffled(targets: Tensor, folds: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+def shuffled_labels(targets: Tensor, folds: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+    """The labels, shuffled within each fold: no fold gets more of a class than it had."""
     drawn = targets.clone()
     for fold in folds:
         drawn[fold] = targets[fold][torch.randperm(len(fold), generator=generator)]

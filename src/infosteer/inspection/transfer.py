@@ -14,7 +14,14 @@ from torch import Tensor
 
 from infosteer.errors import ConfigError
 from infosteer.evaluation.statistics import compare, wilson
-from infosteer.inspection.directions import States, checked_labels, find_direction, held_out_scores, splits
+from infosteer.inspection.directions import (
+    States,
+    checked_labels,
+    find_direction,
+    held_out_scores,
+    shuffled_labels,
+    splits,
+)
 from infosteer.ops.separate import cosine
 
 SHUFFLES = 20
@@ -26,8 +33,8 @@ class Transfer:
 
     Attributes:
         cosine: between the two models' directions, each found on all rows.
-        cosine_null: mean |cosine| of directions found after shuffling the labels, the same way in both models: what the
-            two models share anyhow, whatever the labels say.
+        cosine_null: mean |cosine| of directions found after shuffling the labels within folds, the same way in both
+            models: what the two models share anyhow, whatever the labels say.
         accuracy, low, high: of the source's direction on the target's states, the bias fitted to the target.
         own: accuracy of the target's own direction on the same rows.
         difference, difference_low, difference_high, p_value: transferred minus own, paired by row.
@@ -73,7 +80,7 @@ def transfer(
             expected="the same layers and widths",
         )
     generator = torch.Generator().manual_seed(seed)
-    shuffled = [targets[torch.randperm(len(targets), generator=generator)] for _ in range(SHUFFLES)]
+    shuffled = [shuffled_labels(targets, folds, generator) for _ in range(SHUFFLES)]
     found = []
     for layer, x in source.items():
         y = target[layer]
