@@ -1,0 +1,127 @@
+"""The evidence: its page says what the results say, a study can be carried on, and its recipe runs in a slice."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+from infosteer.experiments.sweep.drive import sweep
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def evidence() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("evidence", ROOT / "benchmarks" / "evidence.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_says_what_the_results_say(evidence: ModuleType) -> None:
+    text = evidence.PAGE.read_text(encoding="utf-8")
+    assert evidence.PART.search(text), "the page has no generated part"
+    assert evidence.render(text) == text, "run: python benchmarks/evidence.py"
+
+
+def made_up(means: dict[str, float], pairs: dict[str, tuple[float, float, float, float, bool]]) -> dict[str, Any]:
+    """Results of a sweep with one metric: arm -> mean; arm -> difference, low, high, corrected p, ranked."""
+    metric = "new_people/exact_match"
+    cell = {"train.learning_rate": 4e-4, "train.num_train_epochs": 8}
+    return {
+        "summary": [
+            {"arm": arm, "metric": metric, "mean": mean, "low": mean - 0.1, "high": mean + 0.1, "n": 5}
+            for arm, mean in means.items()
+        ],
+        "comparisons": [
+            {
+                "arm": arm, "baseline": "plain", "metric": metric, "difference": d, "low": low, "high": high,
+                "p_value": p, "p_holm": p if ranked else None, "ranked": ranked, "detectable": 0.02,
+                "seeds_for_one_point": 40,
+            }
+            for arm, (d, low, high, p, ranked) in pairs.items()
+        ],
+        "sweep": {
+            "baseline": "plain",
+            "primary": [metric],
+            "keys": list(cell),
+            "chosen": {arm: {"cell": cell, "score": 0.5} for arm in means if arm != "base"},
+            "budget": {arm: {"tune_trials": 18} for arm in means},
+            "tuning": {"seeds": [11, 12], "metrics": [metric]},
+        },
+    }  # fmt: skip
+
+
+def test_tables_show_differences_with_intervals_and_what_is_sure(
+    evidence: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results = made_up(
+        {"base": 0.0, "plain": 0.5, "up": 0.7, "same": 0.51, "down": 0.4, "high": 0.9},
+        {
+            "up": (0.2, 0.15, 0.25, 0.001, True),
+            "same": (0.01, -0.02, 0.04, 0.6, True),
+            "down": (-0.1, -0.15, -0.05, 0.002, True),
+            "high": (0.4, 0.3, 0.5, 0.001, False),
+        },
+    )
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "results.json").write_text(json.dumps(results))
+    monkeypatch.setattr(evidence, "EVIDENCE", tmp_path)
+    study = evidence.Study("made")
+    table = evidence.table(study)
+    assert "| plain | 5 | 50.0 (40.0 to 60.0) |" in table
+    assert "| up | 5 | **+20.0 (+15.0 to +25.0)** |" in table
+    assert "| same | 5 | +1.0 (-2.0 to +4.0) |" in table
+    assert "| high | 5 | +40.0 (+30.0 to +50.0) not ranked |" in table
+    said = evidence.verdicts(study)
+    assert "- better: up +20.0" in said
+    assert "- worse: down -10.0" in said
+    assert "- undecided: same +1.0" in said
+    assert "high" not in said
+    assert "| new people (ID) | 0.0 | 50.0 (40.0 to 60.0) | 2.0 | 40 |" in evidence.headroom(study)
+    assert "| up | 0.0004 | 8 | 50.0 | 18 |" in evidence.chosen(study)
+    evidence.forest(study, tmp_path / "forest.svg")
+    first = (tmp_path / "forest.svg").read_bytes()
+    evidence.forest(study, tmp_path / "forest.svg")
+    assert (tmp_path / "forest.svg").read_bytes() == first, "the figure changes without its data"
+
+
+def test_a_slice_of_the_main_table_runs_and_is_carried_on(
+    evidence: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = yaml.safe_load((ROOT / "recipes" / "evidence-main.yaml").read_text(encoding="utf-8"))
+    small = [
+        "arms={plain: [], protect: [{method: protect_memory}]}",
+        "seeds=[101, 102]",
+        "train.max_steps=2",
+        "sweep.grid={train.learning_rate: [2e-4, 4e-4]}",
+        "sweep.tune.seeds=[11]",
+        "sweep.tune.sets={new_people: {limit: 4}, new_form: {limit: 4}, new_attribute: {limit: 4}}",
+        "sweep.workers=1",
+        *(f"evaluate.{name}.limit=4" for name in recipe["evaluate"]),
+    ]
+    path = sweep("evidence-main", tmp_path / "sweep", overrides=small)
+    results = json.loads((path / "results.json").read_text())
+    assert results["sweep"]["missing"] == 0
+    assert {row["arm"] for row in results["comparisons"]} == {"protect"}
+    assert {"p_holm", "ranked", "detectable"} <= set(results["comparisons"][0])
+    assert set(results["sweep"]["chosen"]) == {"plain", "protect"}
+    monkeypatch.setattr(evidence, "EVIDENCE", tmp_path / "evidence")
+    evidence.pack("main", path)
+    first = (tmp_path / "evidence" / "main" / "trials.tar.xz").read_bytes()
+    evidence.pack("main", path)
+    assert (tmp_path / "evidence" / "main" / "trials.tar.xz").read_bytes() == first
+    evidence.unpack("main", tmp_path / "again")
+    outcomes = sorted(file.relative_to(path) for file in path.glob("trials/*/outcomes/*/*.json"))
+    assert outcomes == sorted(
+        file.relative_to(tmp_path / "again") for file in tmp_path.glob("again/trials/*/outcomes/*/*.json")
+    )
+    assert evidence.table(evidence.Study("main")).count("| protect |") == 1
