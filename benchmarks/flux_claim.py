@@ -1,7 +1,7 @@
 """Do steered models spend more information flux on content words, and less on commas and function words?
 
     infosteer run flux-lab --output RUN
-    python benchmarks/flux_claim.py lab RUN [--data ../shared/data] [--limit TEXTS] [--output FILE]
+    python benchmarks/flux_claim.py lab RUN [--data ../shared/data] [--seeds N ...] [--limit TEXTS] [--output FILE]
     python benchmarks/render_flux.py
 
 The same for ``ultrafeedback``. Every saved model and the base read held-out texts, the trained models without their
@@ -39,10 +39,15 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT.parent / "shared" / "data"
 BASE, PLAIN, HOOK = "base", "plain", ", hook on"
 STUDIES = {"lab": ("lab", "english"), "ultrafeedback": ("ultrafeedback", "english")}
-ALIGNMENTS = ("read", "written")
 CONTRASTS = {"rest": (FUNCTION, PUNCTUATION), "function": (FUNCTION,)}  # content words against these
+# Alignment and contrast -> correlations with 'content word', named by what is taken out; the first two get a null.
+KINDS = {
+    ("read", "rest"): ("rank", "partial", "partial_base", "partial_pieces"),
+    ("read", "function"): ("rank", "partial"),
+    ("written", "rest"): ("rank", "partial"),
+}
 PRIMARY = ("read_content_minus_rest", "read_partial_rest")  # named before the models were read
-TEXTS, SHUFFLES, LONGEST = 100, 2_000, 900  # the last in characters
+TEXTS, SHUFFLES, LONGEST = 60, 1_000, 900  # the last in characters
 TRAINED_ROWS, HELD_OUT_ROWS = 600, 700  # of the UltraFeedback file: the first ones are trained on, those after 700 read
 EXAMPLES = {
     "lab": "Amos Hallock often cooks custard, and the birthplace of Amos Hallock is Glenhaven.",
@@ -187,14 +192,17 @@ def measures(tokens: Tokens, flux: np.ndarray, surprisal: np.ndarray) -> Iterato
             }
             for name, other in others.items():
                 yield f"read_rank_{name}", float(partial_correlation(ranks(values[known]), ranks(other[known])))
-        for contrast in CONTRASTS:
+        for contrast, kinds in _kinds(alignment):
             kept = known & contrast_mask(tokens, contrast)
             label = (tokens.classes[kept] == CONTENT).astype(float)
-            for name, covariates in covariate_sets(tokens, surprisal, place, kept).items():
-                yield (
-                    f"{alignment}_{name}_{contrast}",
-                    float(partial_correlation(label, ranks(values[kept]), covariates)),
-                )
+            taken_out = covariate_sets(tokens, surprisal, place, kept)
+            for kind in kinds:
+                value = partial_correlation(label, ranks(values[kept]), taken_out[kind])
+                yield f"{alignment}_{kind}_{contrast}", float(value)
+
+
+def _kinds(alignment: str) -> list[tuple[str, tuple[str, ...]]]:
+    return [(contrast, kinds) for (where, contrast), kinds in KINDS.items() if where == alignment]
 
 
 def contrast_mask(tokens: Tokens, contrast: str) -> np.ndarray:
@@ -227,13 +235,13 @@ def null_measures(
     place = np.arange(len(flux), dtype=np.float64)
     found = {}
     for alignment, values in (("read", flux), ("written", np.concatenate([[np.nan], flux[:-1]]))):
-        for number, contrast in enumerate(CONTRASTS):
+        for contrast, kinds in _kinds(alignment):
             kept = ~np.isnan(values) & ~np.isnan(surprisal) & contrast_mask(tokens, contrast)
-            labels = shuffled(tokens.classes[kept] == CONTENT, tokens.units[kept], count, seed=[seed, number])
-            for name, covariates in covariate_sets(tokens, surprisal, place, kept).items():
-                if name != "partial_base":
-                    key = f"{alignment}_{name}_{contrast}"
-                    found[key] = partial_correlation(labels, ranks(values[kept]), covariates)
+            labels = shuffled(tokens.classes[kept] == CONTENT, tokens.units[kept], count, seed=seed)
+            taken_out = covariate_sets(tokens, surprisal, place, kept)
+            for kind in kinds[:2]:
+                null = partial_correlation(labels, ranks(values[kept]), taken_out[kind])
+                found[f"{alignment}_{kind}_{contrast}"] = null
     return found
 
 
@@ -244,8 +252,11 @@ def _mean(values: np.ndarray) -> float:
 # -- the study ------------------------------------------------------------------------------------------------------
 
 
-def subjects(run: Path) -> list[Subject]:
+def subjects(run: Path, seeds: Sequence[int] | None = None) -> list[Subject]:
     """The base, and every model that the run kept, without its hooks and, for interventions, with them.
+
+    Args:
+        seeds: only these.
 
     Raises: SystemExit where a model of the recipe is missing.
     """
@@ -260,7 +271,7 @@ def subjects(run: Path) -> list[Subject]:
     for arm, settings in recipe.arms.items():
         methods = [build_method(mapping) for mapping in settings.methods]
         edits = tuple(method for method in methods if isinstance(method, InterventionMethod) and not method.off)
-        for seed in recipe.seeds:
+        for seed in recipe.seeds if seeds is None else seeds:
             place = folder.checkpoint_folder(arm, seed)
             if not (place / "config.json").is_file():
                 raise SystemExit(f"{place} holds no model: finish the run, with train.save_model: true")
@@ -270,16 +281,25 @@ def subjects(run: Path) -> list[Subject]:
     return found
 
 
-def study(name: str, run: Path, data: Path, *, limit: int = TEXTS, shuffles: int = SHUFFLES) -> dict[str, Any]:
+def study(
+    name: str,
+    run: Path,
+    data: Path,
+    *,
+    seeds: Sequence[int] | None = None,
+    limit: int = TEXTS,
+    shuffles: int = SHUFFLES,
+) -> dict[str, Any]:
     """Everything about one run, as plain data."""
     from infosteer.experiments.environment import environment
     from infosteer.training.loading import load_tokenizer
 
     started = time.process_time()
-    models = subjects(run)
+    models = subjects(run, seeds)
     tokenizer = load_tokenizer(models[0].folder)
     results: dict[str, Any] = {
         "schema": 1,
+        "study": name,
         "environment": environment(),
         "command": f"python benchmarks/flux_claim.py {name} RUN",
         "primary": list(PRIMARY),
@@ -292,6 +312,7 @@ def study(name: str, run: Path, data: Path, *, limit: int = TEXTS, shuffles: int
         "comparisons": [],
         "nulls": [],
     }
+    alone: dict[tuple[str, int], dict[str, float]] = {}
     for number, part in enumerate(STUDIES[name]):
         texts, counted = corpus(part, data, limit)
         frequency = log_frequencies(tokenizer, counted, len(tokenizer))
@@ -309,12 +330,13 @@ def study(name: str, run: Path, data: Path, *, limit: int = TEXTS, shuffles: int
             for key, null in sums.items():
                 nulls.setdefault(model.name, {}).setdefault(key, []).append(null)
             means = {f"{part}/{key}": _rounded(np.nanmean(row)) for key, row in values.items()}
-            results["arms"].append({"arm": model.name, "seed": model.seed, "metrics": means})
+            alone.setdefault((model.name, model.seed), {}).update(means)
         classes = collections.Counter(kind for text in tokens for kind in text.classes[1:].tolist())
         results["corpora"][part] = {"texts": len(texts), "tokens": sum(classes.values()), **sorted_counts(classes)}
         results["summary"] += summaries(part, table)
         results["comparisons"] += comparisons(part, table)
         results["nulls"] += null_rows(part, table, nulls)
+    results["arms"] = [{"arm": arm, "seed": seed, "metrics": values} for (arm, seed), values in alone.items()]
     correct(results["comparisons"])
     results["example"] = example(EXAMPLES[name], models, tokenizer)
     results["cpu_minutes"] = round((time.process_time() - started) / 60, 1)
@@ -377,7 +399,9 @@ def comparisons(part: str, table: Table) -> list[dict[str, Any]]:
         if name == BASE:
             continue
         other = BASE if name == PLAIN else PLAIN
-        for key in table[name][next(iter(table[name]))]:
+        for key in next(iter(table[name].values())):
+            if "_rank_" in key:
+                continue
             ours = {seed: values[key] for seed, values in table[name].items()}
             theirs = {seed: table[other][0 if other == BASE else seed][key] for seed in ours}
             found = compare(ours, theirs)
@@ -453,13 +477,21 @@ def main() -> int:
     parser.add_argument("study", choices=sorted(STUDIES))
     parser.add_argument("run", type=Path, help="the folder of the finished run")
     parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--seeds", type=int, nargs="+", help="of the run; all unless given")
     parser.add_argument("--limit", type=int, default=TEXTS, help="texts of each corpus")
     parser.add_argument("--shuffles", type=int, default=SHUFFLES)
     parser.add_argument("--output", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
     target = options.output or ROOT / "docs" / "evidence" / f"flux-{options.study}" / "results.json"
-    results = study(options.study, options.run, options.data, limit=options.limit, shuffles=options.shuffles)
+    results = study(
+        options.study,
+        options.run,
+        options.data,
+        seeds=options.seeds,
+        limit=options.limit,
+        shuffles=options.shuffles,
+    )
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(written(results), encoding="utf-8")
     print(target)

@@ -3,7 +3,8 @@
     python benchmarks/render_flux.py [--check] [--png FOLDER]
 
 A generated part stands between ``<!-- flux: STUDY NAME -->`` and ``<!-- flux: end -->``. ``--check`` changes nothing
-and fails where the page says something else than the results.
+and fails where the page says something else than the results. A study without results names
+the commands that make them.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Study:
     """The results of one study, by model and metric."""
 
     def __init__(self, results: Mapping[str, Any]) -> None:
-        self.results = results
+        self.results, self.name = results, f"flux-{results['study']}"
         self.means = {(row["arm"], row["metric"]): row for row in results["summary"]}
         self.pairs = {(row["arm"], row["metric"]): row for row in results["comparisons"]}
         self.nulls = {(row["arm"], row["metric"]): row for row in results["nulls"]}
@@ -49,8 +50,10 @@ class Study:
         return [row["metrics"][metric] for row in self.results["arms"] if row["arm"] == model]
 
 
-def read_study(name: str) -> Study:
-    return Study(json.loads((EVIDENCE / name / "results.json").read_text(encoding="utf-8")))
+def read_study(name: str) -> Study | None:
+    """A committed study; None where it has not been made yet."""
+    path = EVIDENCE / name / "results.json"
+    return Study(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
 
 # -- tables ---------------------------------------------------------------------------------------------------------
@@ -195,8 +198,23 @@ def _direction(pair: Mapping[str, Any], p: float) -> str:
     return "up" if pair["difference"] > 0 else "down"
 
 
+def not_yet(name: str) -> str:
+    short = name.removeprefix("flux-")
+    return f"(not measured yet: `infosteer run {name}`, then `python benchmarks/flux_claim.py {short} runs/{name}`)"
+
+
+def figure(study: Study) -> str:
+    return f"![Content words less the others, and the partial correlation, by model](evidence/{study.name}/claim.svg)"
+
+
+def sentence(study: Study) -> str:
+    return f"![One sentence as the base and the trained models read it](evidence/{study.name}/example.svg)"
+
+
 PARTS: dict[str, Callable[[Study], str]] = {
     "sizes": sizes,
+    "figure": figure,
+    "sentence": sentence,
     "means": means,
     "changes": changes,
     "correlates": correlates,
@@ -235,30 +253,31 @@ def _p(value: float) -> str:
 # -- page and figures -----------------------------------------------------------------------------------------------
 
 
-def rendered(text: str, studies: Mapping[str, Study]) -> str:
+def rendered(text: str, studies: Mapping[str, Study | None]) -> str:
     """The page with every generated part made anew. Raises: KeyError for a part or a study that there is not."""
 
     def part(match: re.Match[str]) -> str:
-        body = PARTS[match["name"]](studies[match["study"]])
+        make, study = PARTS[match["name"]], studies[match["study"]]
+        body = not_yet(match["study"]) if study is None else make(study)
         return f"<!-- flux: {match['study']} {match['name']} -->\n{body}\n<!-- flux: end -->"
 
     return PART.sub(part, text)
 
 
-def draw(name: str, study: Study, folder: Path, png: Path | None = None) -> None:
+def draw(study: Study, folder: Path, png: Path | None = None) -> None:
     """``claim.svg`` and ``example.svg`` into the folder, and as PNG where asked for."""
     import matplotlib
 
     matplotlib.use("svg")
     from matplotlib import pyplot
 
-    with pyplot.rc_context({"svg.hashsalt": name, "font.size": 8, "svg.fonttype": "none"}):
+    with pyplot.rc_context({"svg.hashsalt": study.name, "font.size": 8, "svg.fonttype": "none"}):
         for kind, make in (("claim", claim_figure), ("example", example_figure)):
             figure = make(study)
             figure.savefig(folder / f"{kind}.svg", metadata={"Date": None, "Creator": None})
             if png is not None:
                 png.mkdir(parents=True, exist_ok=True)
-                figure.savefig(png / f"{name}-{kind}.png", dpi=200)
+                figure.savefig(png / f"{study.name}-{kind}.png", dpi=200)
             pyplot.close(figure)
 
 
@@ -340,8 +359,9 @@ def main() -> None:
             raise SystemExit(f"{PAGE} is not what the results say: run python benchmarks/render_flux.py")
         return
     PAGE.write_text(after, encoding="utf-8")
-    for name, study in studies.items():
-        draw(name, study, EVIDENCE / name, options.png)
+    for study in studies.values():
+        if study is not None:
+            draw(study, EVIDENCE / study.name, options.png)
 
 
 if __name__ == "__main__":
