@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+
+def _span(operations: Sequence[int]) -> str:
+    low, high = operations
+    return f"{low} operation{'s' * (low > 1)}" if low == high else f"{low} to {high} operations"
 
 
 def reasoning_card(report: Mapping[str, Any]) -> str:
@@ -12,8 +17,7 @@ def reasoning_card(report: Mapping[str, Any]) -> str:
     architecture = config["architecture"]
     minutes, cpu = report["wall_seconds"] / 60, report["cpu_seconds"] / 60
     stages = "; ".join(
-        f"{stage['steps']:,} steps on {stage['operations'][0]} to {stage['operations'][1]} operations "
-        f"(learning rate {stage['learning_rate']:g})"
+        f"{stage['steps']:,} steps on {_span(stage['operations'])} (learning rate {stage['learning_rate']:g})"
         for stage in config["stages"]
     )
     greedy = report["greedy"]
