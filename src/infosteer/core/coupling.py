@@ -102,6 +102,18 @@ def loss_change_value(call: Call, *, num_items: Tensor | int | None = None) -> T
     return change / divisor(call, num_items, change.device)
 
 
+def sums_of(calls: Sequence[Call]) -> dict[str, float]:
+    """Sums and counts of measured calls: what sites left, ``rows`` that carry loss, ``penalty`` over all methods."""
+    sums: dict[str, float] = {}
+    for call in calls:
+        for key, value in call.sums.items():
+            if not key.startswith("penalty/"):
+                sums[key] = sums.get(key, 0.0) + float(value)
+        sums["rows"] = sums.get("rows", 0.0) + float(call.token_count())
+        sums["penalty"] = sums.get("penalty", 0.0) + float(penalty_value(call, num_items=1))
+    return sums
+
+
 def divisor(call: Call, num_items: Tensor | int | None, device: torch.device) -> Tensor:
     """What the task loss of a call was divided by: ``num_items``, or its own rows that carry loss; at least 1."""
     return torch.as_tensor(call.token_count() if num_items is None else num_items, device=device).squeeze().clamp(min=1)

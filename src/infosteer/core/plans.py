@@ -73,3 +73,11 @@ def refuse_silent(plans: Sequence[SitePlan], call: Call) -> None:
             got=f"{len(silent)} of {len(plans)} sites did not fire in a training forward",
             fix="attach after PEFT and kernel patches, before torch.compile; take fused MLP kernels off",
         )
+
+
+def edits_training(methods: Sequence[Method], strengths: Sequence[float]) -> bool:
+    """Whether any method with an effective strength edits training forwards."""
+    return any(
+        strength != 0 and isinstance(method, InterventionMethod) and method.scope != "evaluation"
+        for strength, method in zip(strengths, methods, strict=True)
+    )

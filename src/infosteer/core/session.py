@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from infosteer.core.applied import Applied
 from infosteer.core.calls import Calls
 from infosteer.core.contract import Method
-from infosteer.core.coupling import check_loss, couple, divisor, loss_change_value, new_scales, penalty_value
+from infosteer.core.coupling import check_loss, couple, divisor, loss_change_value, new_scales, penalty_value, sums_of
 from infosteer.core.effects import Effects
 from infosteer.core.firing import fire
 from infosteer.core.hooks import (
@@ -35,7 +35,7 @@ from infosteer.core.hooks import (
 )
 from infosteer.core.ledger import Call
 from infosteer.core.metrics import summarise
-from infosteer.core.plans import SitePlan, make_plans, refuse_silent
+from infosteer.core.plans import SitePlan, edits_training, make_plans, refuse_silent
 from infosteer.core.registry import describe_method, key_of
 from infosteer.core.steps import watch_steps
 from infosteer.core.surfaces import InterventionMethod, LossMethod, ProbeMethod
@@ -211,14 +211,7 @@ class Session:
 
     def sums(self) -> dict[str, float]:
         """Sums and counts of the last measured step; they add over calls and over processes."""
-        sums: dict[str, float] = {}
-        for call in self._measured:
-            for key, value in call.sums.items():
-                if not key.startswith("penalty/"):
-                    sums[key] = sums.get(key, 0.0) + float(value)
-            sums["rows"] = sums.get("rows", 0.0) + float(call.token_count())
-            sums["penalty"] = sums.get("penalty", 0.0) + float(penalty_value(call, num_items=1))
-        return sums
+        return sums_of(self._measured)
 
     def describe(self) -> list[dict[str, Any]]:
         """The methods as the mappings of a recipe."""
@@ -230,13 +223,9 @@ class Session:
         """Decides, once per root forward, whether and how the methods act in it."""
         training = self.model.training and torch.is_grad_enabled() and not self._paused
         strengths = self._strengths() if training or self._acts_outside_training() else (0.0,) * len(self.methods)
-        edits = any(
-            strength != 0 and isinstance(method, InterventionMethod) and method.scope != "evaluation"
-            for strength, method in zip(strengths, self.methods, strict=True)
-        )
+        judge = self.effects.first_batch is not None and edits_training(self.methods, strengths)
         wanted = self.measure_every > 0 and self.step % self.measure_every == 0
         wanted = wanted if self.measure_next is None else self.measure_next
-        judge = edits and self.effects.first_batch is not None
         call = Call(
             training=training,
             policy=self.model.training and not self._paused and not adapters_off(self._adapters),

@@ -72,7 +72,8 @@ class Bench:
 
         Raises: InfoSteerError for an arm that fails; RunError for a full disk.
         """
-        from infosteer.training.sft import checkpoint_step, last_checkpoint, train_sft
+        from infosteer.training.callbacks import checkpoint_step, last_checkpoint
+        from infosteer.training.sft import train_sft
 
         place = folder.checkpoint_folder(arm, seed)
         begin = checkpoint_step(last_checkpoint(place))

@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from infosteer.errors import ConfigError, InfoSteerError, NonFiniteLossError, RunError
+from infosteer.training.callbacks import LogLine, checkpoint_callback, last_checkpoint, log_callback
 from infosteer.training.encode import Encoded, encode_rows
 from infosteer.training.loading import load_model, load_tokenizer
 from infosteer.training.settings import TrainSettings
 
-LogLine = Callable[[dict[str, Any]], None]
 LAST_GOOD = "last-good"  # folder of the weights before a loss that was not finite
-_WHOLE = "whole"  # file that marks a trainer checkpoint as completely written
 _DDP_TIMEOUT_S = 6 * 3600  # other ranks wait while the first one evaluates
 
 
@@ -89,7 +88,7 @@ def train_sft(
     with _quiet():
         trainer = _build_trainer(model, tokenizer, encoded, settings, seed, output_dir)
         if on_log is not None or on_step is not None:
-            trainer.add_callback(_make_log_callback(on_log, on_step))
+            trainer.add_callback(log_callback(on_log, on_step))
         from infosteer.training.attach import attach
 
         session = attach(
@@ -128,18 +127,6 @@ def train_sft(
         main_process=trainer.accelerator.is_main_process,
         wait=trainer.accelerator.wait_for_everyone,
     )
-
-
-def last_checkpoint(output_dir: Path) -> str | None:
-    """The newest trainer checkpoint that was written to its end, or None."""
-    whole = [path for path in output_dir.glob("checkpoint-*") if (path / _WHOLE).is_file()]
-    newest = max(whole, key=checkpoint_step, default=None)
-    return None if newest is None else str(newest)
-
-
-def checkpoint_step(path: str | Path | None) -> int:
-    """The optimiser step of a trainer checkpoint; 0 for None."""
-    return int(Path(path).name.rpartition("-")[2]) if path else 0
 
 
 def _build_trainer(
@@ -213,7 +200,7 @@ def _build_trainer(
         )
     trainer.remove_callback(PrinterCallback)
     if settings.save_steps is not None:
-        trainer.add_callback(_make_checkpoint_callback())
+        trainer.add_callback(checkpoint_callback())
     return trainer
 
 
@@ -230,40 +217,6 @@ def _peft_config(settings: TrainSettings) -> Any:
         target_modules=target if isinstance(target, str) else list(target),
         task_type="CAUSAL_LM",
     )
-
-
-def _make_log_callback(on_log: LogLine | None, on_step: Callable[[int, int], None] | None) -> Any:
-    from transformers import TrainerCallback
-
-    class LogCallback(TrainerCallback):
-        """Hands the trainer's log lines to the caller instead of printing them."""
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if on_step is not None and state.is_world_process_zero:
-                on_step(int(state.global_step), int(state.max_steps))
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if on_step is not None and state.is_world_process_zero:
-                on_step(int(state.global_step), int(state.max_steps))
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-            if on_log is not None and logs and state.is_world_process_zero:
-                on_log({"step": int(state.global_step), **logs})
-
-    return LogCallback()
-
-
-def _make_checkpoint_callback() -> Any:
-    from transformers import TrainerCallback
-
-    class CheckpointCallback(TrainerCallback):
-        """Marks a checkpoint as whole once everything in it has been written."""
-
-        def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.is_world_process_zero:
-                (Path(args.output_dir) / f"checkpoint-{state.global_step}" / _WHOLE).touch()
-
-    return CheckpointCallback()
 
 
 def _keep_last_good(trainer: Any, output_dir: Path) -> None:
