@@ -94,7 +94,7 @@ def corpus(name: str, data: Path, limit: int) -> tuple[list[str], list[str]]:
 
         rows = read_rows(data / "instruct" / "ultrafeedback_1k.jsonl.gz", format="instruction_output")
         texts = [row["prompt"] + row["completion"] for row in rows]
-        held_out = texts[HELD_OUT_ROWS:]
+        held_out = [text for text in texts[HELD_OUT_ROWS:] if in_ascii(text)]
         random.Random(0).shuffle(held_out)
         read, counted = held_out[:limit], texts[:TRAINED_ROWS]
     else:
@@ -119,6 +119,11 @@ def english(folder: Path, limit: int) -> tuple[list[str], list[str]]:
         read += [text[text.find(" ", draw.randrange(len(text) - LONGEST)) + 1 :] for text in kept[:count]]
         counted += [text[:20_000] for text in documents if not is_held_out(text)][:100]
     return read, counted
+
+
+def in_ascii(text: str) -> bool:
+    """Whether nearly all of it is ASCII: other scripts have no classes here, and a token for every byte."""
+    return sum(char.isascii() for char in text) > 0.95 * len(text)
 
 
 def cut(text: str, longest: int) -> str:
