@@ -121,7 +121,7 @@ def _notes(recipe: Recipe, finished: Sequence[Mapping[str, Any]], known: int, fo
     if recipe.arms[recipe.baseline].methods:
         notes.append(f"no arm without methods: differences are against the first arm, {recipe.baseline}")
     if len(recipe.arms) > 2:
-        notes.append("p-values are not corrected for the number of comparisons")
+        notes.append("p_value in results.json is not corrected for the number of comparisons")
     if known < trainings:
         notes.append(f"{trainings - known} of {trainings} trainings are not finished: numbers are preliminary")
     return list(dict.fromkeys([*notes, *outcome_notes(finished)]))
