@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -14,7 +15,7 @@ from infosteer.lab.tokenizer import VOCABULARY
 
 
 @dataclass(frozen=True, kw_only=True)
-class PretrainConfig:
+class PretrainConfig(abc.ABC):
     """Settings of ``train`` and ``data`` in a recipe of stage ``pretrain``; lengths in tokens, times in minutes.
 
     ``optimizer`` is "adamw", or "muon" for the matrices inside the layers and AdamW for the rest (needs torch 2.9).
@@ -66,13 +67,13 @@ class PretrainConfig:
             if getattr(self, name) < 1:
                 raise ConfigError(f"train.{name} must be at least 1.", got=getattr(self, name))
 
-    def check_stage(self, stage: Mapping[str, Any], where: str) -> None:
+    def check_stage(self, stage: Mapping[str, Any], where: str) -> None:  # noqa: B027 - not every half asks more
         """What a half of the lab asks of a stage. Raises: ConfigError."""
 
     @property
+    @abc.abstractmethod
     def context(self) -> int:
         """Longest sequence of the model, in tokens."""
-        raise NotImplementedError
 
     @property
     def steps(self) -> int:
