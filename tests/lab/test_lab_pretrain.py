@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 
 from infosteer.errors import ConfigError, DataError, NonFiniteLossError, RunError
 from infosteer.lab.corpus import HELD_OUT_SHARE, is_held_out, read_general_text
+from infosteer.models import locate
+from infosteer.training.loading import load_model
 from infosteer.training.pretrain import _Run, run_pretrain
 from infosteer.training.pretrain_config import FactsConfig, config_from_recipe
 
@@ -219,3 +221,29 @@ def test_the_shipped_recipe_is_the_default() -> None:
     assert config.general_files
     default = FactsConfig(**{name: getattr(config, name) for name in ("general_text", "general_files")})
     assert config == default
+
+
+GPT2 = {"n_embd": 16, "n_inner": 32, "n_layer": 1, "n_head": 2}
+
+
+def test_another_family_pretrains_and_its_ffn_is_found(tmp_path):
+    recipe = {"train": {**TINY, "family": "gpt2", "architecture": GPT2}, "data": {"lab": "facts"}}
+    report = run_pretrain(recipe, tmp_path)
+    assert report["finished"]
+    saved = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert (saved["model_type"], saved["n_inner"], saved["n_positions"]) == ("gpt2", 32, 64)
+    model = load_model(str(tmp_path / "model"))
+    assert [site.width for site in locate(model)] == [32]
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"family": "mamba"}, "mamba"),
+        ({"family": "gpt2", "architecture": GPT2, "optimizer": "muon"}, "muon for gpt2"),
+        ({"family": "gpt2", "architecture": {**GPT2, "intermediate_size": 32}}, "intermediate_size"),
+    ],
+)
+def test_a_family_that_cannot_be_is_refused(tmp_path, settings, named):
+    with pytest.raises(ConfigError, match=named):
+        run_pretrain({"train": {**TINY, **settings}, "data": {"lab": "facts"}}, tmp_path)

@@ -19,7 +19,7 @@ _SOURCES = {
 def model_card(report: Mapping[str, Any]) -> str:
     """Markdown from the report of ``run_pretrain``."""
     config, recall, bits = report["config"], report["recall"], report["bits_per_byte"]
-    architecture = config["architecture"]
+    shape = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in config["architecture"].items())
     minutes, cpu = report["wall_seconds"] / 60, report["cpu_seconds"] / 60
     general = [name.split(".")[0] for name in config["general_files"]] if report["general_tokens_available"] else []
     sources = [f"- `{name}`: {_SOURCES.get(name, 'given by the user')}" for name in general]
@@ -32,9 +32,8 @@ def model_card(report: Mapping[str, Any]) -> str:
         "---",
         "# InfoSteer lab base",
         "",
-        f"A Llama-type language model of {report['parameters'] / 1e6:.2f} million parameters",
-        f"({architecture['num_hidden_layers']} layers, width {architecture['hidden_size']}, FFN width "
-        f"{architecture['intermediate_size']}, {architecture['num_attention_heads']} heads, tied embeddings, context "
+        f"A language model of the {config.get('family', 'llama')} family with {report['parameters'] / 1e6:.2f} million "
+        f"parameters ({shape}, tied embeddings, context "
         f"{config['long_length']}, bf16) with a byte-level BPE tokenizer of {config['vocabulary']} entries.",
         "It exists to be tuned and looked into: it stores known facts about invented people, so that a study can tell",
         '"did not know" from "did not use".',

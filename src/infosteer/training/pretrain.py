@@ -62,25 +62,33 @@ class _Run:
     """State of one pretraining: corpus, model, optimizer and clocks."""
 
     def __init__(self, config: PretrainConfig, output_dir: Path) -> None:
-        from transformers import LlamaConfig, LlamaForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
         self.config, self.output_dir, self.checkpoint = config, output_dir, output_dir / "checkpoint"
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
         self.wall_before = self.cpu_before = 0.0
         self.corpus = make_corpus(config, self.checkpoint)
+        shape = dict[str, Any](config.architecture)
+        known = AutoConfig.for_model(config.family).to_dict().keys()
+        if unknown := sorted(set(shape) - known):  # transformers would keep them as attributes that nothing reads
+            raise ConfigError(
+                f"The family {config.family} has no such setting.", where="train.architecture", got=", ".join(unknown)
+            )
         self.model: Any  # transformers types its own classes too loosely to check calls on them
         torch.manual_seed(config.seed)
         end, pad = self.corpus.tokenizer.eos_token_id, self.corpus.tokenizer.pad_token_id
-        self.model = LlamaForCausalLM(
-            LlamaConfig(
+        self.model = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(
+                config.family,
                 vocab_size=self.corpus.vocabulary,
                 max_position_embeddings=config.context,
                 tie_word_embeddings=True,
                 bos_token_id=end,
                 eos_token_id=end,
                 pad_token_id=pad,
-                **dict[str, Any](config.architecture),
-            )
+                **shape,
+            ),
+            dtype=torch.float32,
         )
         self.optimizers = make_optimizers(self.model, config)
         self.step, self.losses = 0, dict[str, float]()

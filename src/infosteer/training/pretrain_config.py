@@ -13,12 +13,16 @@ from infosteer.lab.facts import PEOPLE, WORLD_SEED
 from infosteer.lab.reasoning import Settings
 from infosteer.lab.tokenizer import VOCABULARY
 
+MUON_FAMILIES = ("llama", "gemma", "qwen2")  # their layers are called ``layers`` and hold linear layers
+FAMILIES = (*MUON_FAMILIES, "gpt2")
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig(abc.ABC):
     """Settings of ``train`` and ``data`` in a recipe of stage ``pretrain``; lengths in tokens, times in minutes.
 
     ``optimizer`` is "adamw", or "muon" for the matrices inside the layers and AdamW for the rest (needs torch 2.9).
+    ``family`` is the transformers model type, ``architecture`` its configuration in that type's own names.
     The learning rate rises over ``warmup_steps``, stays, and falls linearly to 0 over the last ``decay_steps`` steps.
     """
 
@@ -36,7 +40,8 @@ class PretrainConfig(abc.ABC):
     max_minutes: float | None = None
     logging_steps: int = 50
     save_steps: int = 250
-    architecture: Mapping[str, int] = field(default_factory=dict)
+    family: str = "llama"
+    architecture: Mapping[str, Any] = field(default_factory=dict)
     lab: str = ""
 
     def __post_init__(self) -> None:
@@ -44,6 +49,20 @@ class PretrainConfig(abc.ABC):
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(
                 "Unknown optimizer.", where="train.optimizer", got=self.optimizer, expected="adamw or muon"
+            )
+        if self.family not in FAMILIES:
+            raise ConfigError(
+                "Pretraining does not know this family.",
+                where="train.family",
+                got=self.family,
+                expected=", ".join(FAMILIES),
+            )
+        if self.optimizer == "muon" and self.family not in MUON_FAMILIES:
+            raise ConfigError(
+                "Muon takes the matrices of linear layers, which this family does not have.",
+                where="train.optimizer",
+                got=f"muon for {self.family}",
+                expected=f"adamw, or one of {', '.join(MUON_FAMILIES)}",
             )
         if not self.stages:
             raise ConfigError("Pretraining needs at least one stage.", where="train.stages")
@@ -116,7 +135,7 @@ class FactsConfig(PretrainConfig):
     vocabulary: int = VOCABULARY
     tokenizer_rounds: int = 24
     recall_people: int = 250
-    architecture: Mapping[str, int] = field(
+    architecture: Mapping[str, Any] = field(
         default_factory=lambda: {
             "hidden_size": 192,
             "intermediate_size": 768,
@@ -184,7 +203,7 @@ class ReasoningConfig(PretrainConfig):
     reverse: float = 0.1
     distractors: int = 2
     test_problems: int = 100
-    architecture: Mapping[str, int] = field(
+    architecture: Mapping[str, Any] = field(
         default_factory=lambda: {
             "hidden_size": 128,
             "intermediate_size": 800,

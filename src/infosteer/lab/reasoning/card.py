@@ -14,7 +14,7 @@ def _span(operations: Sequence[int]) -> str:
 def reasoning_card(report: Mapping[str, Any]) -> str:
     """Markdown from the report of ``run_pretrain``."""
     config = report["config"]
-    architecture = config["architecture"]
+    shape = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in config["architecture"].items())
     minutes, cpu = report["wall_seconds"] / 60, report["cpu_seconds"] / 60
     stages = "; ".join(
         f"{stage['steps']:,} steps on {_span(stage['operations'])} (learning rate {stage['learning_rate']:g})"
@@ -34,9 +34,8 @@ def reasoning_card(report: Mapping[str, Any]) -> str:
         "---",
         "# InfoSteer lab base for reasoning",
         "",
-        f"A Llama-type language model of {report['parameters'] / 1e6:.2f} million parameters",
-        f"({architecture['num_hidden_layers']} layers, width {architecture['hidden_size']}, FFN width "
-        f"{architecture['intermediate_size']}, {architecture['num_attention_heads']} heads, tied embeddings, context "
+        f"A language model of the {config.get('family', 'llama')} family with {report['parameters'] / 1e6:.2f} million "
+        f"parameters ({shape}, tied embeddings, context "
         f"{config['context_length']}, bf16) with a tokenizer of {report['vocabulary']} "
         "words, numbers, letters and signs.",
         "It solves word problems step by step, up to a depth: a study can tell what tuning adds at and beyond it.",
