@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from infosteer.inspection.measures import digits, is_share, scale
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-SHARES = ("exact_match", "utilisation", "option_accuracy", "option_accuracy_norm")  # shown in percent
 # Of the measures of InfoSteer's own, those that are shown.
 SHOWN = ("exact_match", "utilisation", "option_accuracy", "answer_nll", "nll", "bits_per_byte")
 COLUMNS = 5  # sets in one table; more go into a further one
@@ -41,7 +42,7 @@ def tables(results: Mapping[str, Any], measures: Sequence[str] = SHOWN) -> list[
 
 
 def _title(results: Mapping[str, Any], measure: str) -> str:
-    unit = ", %" if measure in SHARES else ", nats a token" if measure.endswith("nll") else ""
+    unit = ", %" if is_share(measure) else ", nats a token" if measure.endswith("nll") else ""
     title = f"{measure}{unit}: mean by arm (95 % interval)"
     if results["comparisons"]:
         names = dict.fromkeys(row["baseline"] for row in results["comparisons"])
@@ -70,10 +71,10 @@ def _table(results: Mapping[str, Any], measure: str, sets: Sequence[str]) -> Ren
 def _cell(mean: Mapping[str, Any] | None, difference: Mapping[str, Any] | None) -> str:
     if mean is None:
         return "-"
-    scale, digits = (100, 1) if mean["metric"].rpartition("/")[2] in SHARES else (1, 3)
+    measure = mean["metric"].rpartition("/")[2]
 
     def interval(row: Mapping[str, Any], key: str, sign: str) -> str:
-        middle, low, high = (f"{scale * row[k]:{sign}.{digits}f}" for k in (key, "low", "high"))
+        middle, low, high = (f"{scale(measure) * row[k]:{sign}.{digits(measure)}f}" for k in (key, "low", "high"))
         return f"{middle} ({low} to {high})"
 
     lines = [interval(mean, "mean", "")]

@@ -8,6 +8,7 @@ from infosteer.errors import ConfigError
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.source import Source
 from infosteer.experiments.sweep.settings import SweepSettings, Tune
+from infosteer.inspection.measures import better, split
 
 
 def set_of(metric: str) -> str:
@@ -70,7 +71,7 @@ def _check_metrics(recipe: Recipe, tune: Tune, source: Source) -> None:
 
 def lower_is_better(metric: str) -> bool:
     """Whether a metric is a loss."""
-    return metric.rpartition("/")[2].endswith(("nll", "bits_per_byte", "error"))
+    return better(split(metric)[1]) == -1
 
 
 def _no_set(metric: str, known: Iterable[str], where: str) -> ConfigError:

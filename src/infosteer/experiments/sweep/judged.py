@@ -8,8 +8,8 @@ from typing import Any
 from infosteer.experiments.results import scores_of
 from infosteer.experiments.sweep.cells import canonical, shared
 from infosteer.experiments.sweep.plan import Plan, Row
+from infosteer.inspection.measures import is_share, split
 
-SHARES = ("exact_match", "utilisation", "option_accuracy", "option_accuracy_norm")
 POINT = 0.01
 
 Scores = dict[str, dict[int, dict[str, list[float]]]]  # arm -> seed -> metric -> score of each example
@@ -59,7 +59,7 @@ def judge(plan: Plan, finished: Sequence[tuple[Row, Mapping[str, Any]]], resampl
 
 def _at_ceiling(plan: Plan, metric: str, means: Mapping[str, float]) -> str | None:
     points = plan.sweep.ceiling
-    if points is None or metric.rpartition("/")[2] not in SHARES:
+    if points is None or not is_share(split(metric)[1]):
         return None
     mean = 100 * means[metric]
     if mean <= 100 - points:
@@ -74,7 +74,7 @@ def _power(scores: Scores, comparison: Mapping[str, Any]) -> dict[str, Any]:
     seeds = [
         seed for seed in sorted(scores[arm]) if metric in scores[arm][seed] and metric in scores[baseline].get(seed, {})
     ]
-    share = metric.rpartition("/")[2] in SHARES
+    share = is_share(split(metric)[1])
     found: dict[str, Any] = {"n": len(seeds), "detectable": None} | ({"seeds_for_one_point": None} if share else {})
     if len(seeds) < 2:
         return found

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infosteer.inspection.report import measures
+from infosteer.inspection import measures
 from infosteer.inspection.report.gather import Run
 
 LEVEL = 0.05

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from infosteer.inspection.report import measures
+from infosteer.inspection import measures
 from infosteer.inspection.report.answer import corrected, excludes_zero
 from infosteer.inspection.report.charts import Chart, show
 from infosteer.inspection.report.drawings import Effect, forest

@@ -1,4 +1,4 @@
-"""What the measures of results are called, their units, and which way is better."""
+"""What the measures of results are called, their units, what values they take, and which way is better."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 SHARES = ("exact_match", "utilisation", "option_accuracy", "option_accuracy_norm")  # from 0 to 1, shown in percent
 ORDER = (*SHARES, "answer_nll", "nll", "bits_per_byte")
+_BOUNDED = frozenset([*SHARES, "calibration_error", "verified", "process"])
 _LABELS = {
     "exact_match": "right answers",
     "utilisation": "stored facts that are answered",
@@ -31,6 +32,16 @@ def ordered(measures: Iterable[str]) -> list[str]:
     return [*(m for m in ORDER if m in found), *(m for m in found if m not in ORDER)]
 
 
+def is_share(measure: str) -> bool:
+    """Whether a measure is a share of examples, which is shown in percent."""
+    return measure in SHARES
+
+
+def is_bounded(measure: str) -> bool:
+    """Whether a measure lies between 0 and 1."""
+    return measure in _BOUNDED or measure.startswith("pass@")
+
+
 def label(measure: str) -> str:
     """The measure in words."""
     return _LABELS.get(measure, measure.replace("_", " "))
@@ -38,33 +49,38 @@ def label(measure: str) -> str:
 
 def unit(measure: str) -> str:
     """``%``, ``nats a token`` or nothing."""
-    return "%" if measure in SHARES else _UNITS.get(measure, "")
+    return "%" if is_share(measure) else _UNITS.get(measure, "")
 
 
 def step_unit(measure: str) -> str:
     """The unit of a difference: percent become points."""
-    return "points" if measure in SHARES else unit(measure)
+    return "points" if is_share(measure) else unit(measure)
 
 
 def better(measure: str) -> int | None:
     """1 where more is better, -1 where less is, None where the name does not say."""
-    if measure in SHARES or "accuracy" in measure:
+    if is_share(measure) or "accuracy" in measure:
         return 1
     return -1 if measure.endswith(_LOWER) else None
 
 
 def scale(measure: str) -> float:
     """The factor to the unit shown."""
-    return 100.0 if measure in SHARES else 1.0
+    return 100.0 if is_share(measure) else 1.0
 
 
-def show(value: float, measure: str, *, sign: bool = False) -> str:
-    """A value in the unit shown, with a true minus."""
-    digits = 1 if measure in SHARES else 3
-    text = f"{value * scale(measure):{'+' if sign else ''}.{digits}f}"
+def digits(measure: str) -> int:
+    """Decimals in the unit shown."""
+    return 1 if is_share(measure) else 3
+
+
+def show(value: float, measure: str, *, sign: bool = False, minus: str = "\u2212") -> str:
+    """A value in the unit shown, with a true minus unless another one is given."""
+    places = digits(measure)
+    text = f"{value * scale(measure):{'+' if sign else ''}.{places}f}"
     if float(text) == 0:
-        text = f"{0:.{digits}f}"
-    return text.replace("-", "\u2212")
+        text = f"{0:.{places}f}"
+    return text.replace("-", minus)
 
 
 def show_p(value: float) -> str:
