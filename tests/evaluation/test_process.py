@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import pytest
 
 from infosteer.errors import ConfigError
 from infosteer.evaluation import evaluate, metrics
 from infosteer.evaluation.decode import Decoded
+from infosteer.evaluation.engines import TransformersEngine
 from infosteer.evaluation.extract import is_worked_solution, judge
 from infosteer.evaluation.sets import load_set
 from infosteer.lab import load
@@ -50,8 +50,7 @@ def test_measures_of_a_set(monkeypatch, tokenizer) -> None:
     gold = [row["answer"] for row in rows.rows]
     replies = [gold[0], gold[1].replace("Define", "Forget", 1), gold[2].split("<answer>")[0], gold[3]]
     done = [Decoded(text=text, tokens=1, finished=True, too_long=False) for text in replies]
-    module = sys.modules[evaluate.__module__]  # the package has the function under the module's name
-    monkeypatch.setattr(module, "decode", lambda *a, **k: done)
+    monkeypatch.setattr(TransformersEngine, "decode", lambda *a, **k: done)
     found = evaluate(tiny("llama", len(tokenizer), positions=2048), tokenizer, [rows])["id"]
     by_name = metrics({"id": found})
     assert by_name["id/exact_match"] == 0.75

@@ -17,8 +17,8 @@ import torch
 from transformers import LogitsProcessor
 
 from infosteer.errors import ConfigError, DataError
+from infosteer.evaluation.answers import answer_limit
 from infosteer.evaluation.decode import Decoded, Progress, decode
-from infosteer.evaluation.evaluate import answer_limit
 from infosteer.evaluation.extract import judge
 from infosteer.evaluation.model_state import prompt_text
 from infosteer.evaluation.sets import EvalSet

@@ -1,0 +1,6 @@
+"""Engines: what decodes prompts and scores given texts; transformers in this process, or vLLM for plain models."""
+
+from infosteer.evaluation.engines.contract import Engine
+from infosteer.evaluation.engines.local import TransformersEngine
+
+__all__ = ["Engine", "TransformersEngine"]
