@@ -13,7 +13,7 @@ from typing import Any
 from infosteer.core.metrics import PREFIX
 from infosteer.errors import InfoSteerError, RunError
 from infosteer.experiments.inputs import GENERATED, TrainingRows, calibration_texts, check_methods, training_rows
-from infosteer.experiments.judge import evaluate_sets, load_sets, outcome_of, overlaps
+from infosteer.experiments.judge import add_probes, evaluate_sets, load_sets, outcome_of, overlaps
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.reporter import Reporter
 from infosteer.experiments.rundir import RunDir, disk_full
@@ -127,6 +127,9 @@ class Bench:
     def _evaluate(self, recipe: Recipe, arm: str, seed: int, trained: Any) -> dict[str, Any]:
         sets, rows = self.sets(recipe), trained.rows
         judged = evaluate_sets(trained.model, trained.tokenizer, sets, recipe, progress=self.evaluating)
+        edits = trained.served_edits()
+        trained.close()  # probes come with a session of their own
+        add_probes(judged, trained.model, trained.tokenizer, sets, recipe, edits=edits)
         return {
             **outcome_of(arm, seed, judged),
             "settings": recipe.settings_of(arm),

@@ -11,7 +11,7 @@ from infosteer.core.registry import build_method
 from infosteer.core.surfaces import InterventionMethod
 from infosteer.errors import ConfigError, RunError
 from infosteer.experiments.inputs import calibration_texts
-from infosteer.experiments.judge import load_sets
+from infosteer.experiments.judge import load_sets, row_text
 from infosteer.experiments.recipe import BASE_ARM, Recipe, load_recipe
 from infosteer.experiments.rundir import RunDir
 
@@ -106,19 +106,10 @@ def _subject(recipe: Recipe, arm: str, seed: int | None, place: str) -> Subject:
 def _examples(recipe: Recipe, tokenizer: Any) -> tuple[dict[str, str], list[str]]:
     """A few examples to show, from every set in turn, and the texts of all sets."""
     by_set = {
-        name: [_text(row, tokenizer) for row in loaded.rows[:CORPUS]] for name, loaded in load_sets(recipe).items()
+        name: [row_text(row, tokenizer) for row in loaded.rows[:CORPUS]] for name, loaded in load_sets(recipe).items()
     }
     turns = itertools.chain.from_iterable(
         ((f"{name} {i + 1}", texts[i]) for name, texts in by_set.items() if i < len(texts)) for i in range(TEXTS)
     )
     shown = {name: text[:_LONGEST] for name, text in itertools.islice(turns, TEXTS)}
     return shown, [text for texts in by_set.values() for text in texts]
-
-
-def _text(row: Mapping[str, Any], tokenizer: Any) -> str:
-    """An evaluation row as the model reads it, with its answer."""
-    from infosteer.evaluation.model_state import prompt_text
-
-    if "text" in row:
-        return str(row["text"])
-    return prompt_text(tokenizer, row["prompt"]) + row["lead"] + row["answer"]

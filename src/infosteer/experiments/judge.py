@@ -12,6 +12,7 @@ from infosteer.experiments.schema import to_plain
 from infosteer.experiments.sections import EvaluateSettings
 
 if TYPE_CHECKING:
+    from infosteer.core.surfaces import InterventionMethod, ProbeMethod
     from infosteer.evaluation import EvalSet
 
 
@@ -24,6 +25,8 @@ def load_sets(recipe: Recipe) -> dict[str, EvalSet]:
         loaded = load_set(name, _spec(settings), skip_bad_rows=settings.skip_bad_rows)
         if not settings.score_options and loaded.scoring == "exact_match":
             loaded = replace(loaded, rows=[{**row, "options": None} for row in loaded.rows])
+        for probe in settings.probes:
+            _probe(probe, name)  # one that does not exist is found before the first training
         sets[name] = loaded
     return sets
 
@@ -55,6 +58,58 @@ def evaluate_sets(
             "settings": result.settings,
         }
     return judged
+
+
+def add_probes(
+    judged: Mapping[str, dict[str, Any]],
+    model: Any,
+    tokenizer: Any,
+    sets: Mapping[str, EvalSet],
+    recipe: Recipe,
+    *,
+    edits: Sequence[InterventionMethod] = (),
+) -> None:
+    """Add what the probes of each set say of a model that reads it with its answers: ``<probe>_<metric>``.
+
+    Only means over layers are taken. One value stands for the whole set: other examples would have given another, but
+    only other seeds put an interval around it.
+
+    Args:
+        model: without a session.
+        edits: interventions that steer the model while it is evaluated.
+
+    Raises: as ``inspection.observe``.
+    """
+    from infosteer.inspection.observe import observe
+    from infosteer.models import locate
+
+    for name, rows in sets.items():
+        if not recipe.evaluate[name].probes:
+            continue
+        sites = locate(model, trust_structure=recipe.trust_structure)
+        observers = {probe: _probe(probe, name).observer(sites) for probe in recipe.evaluate[name].probes}
+        observe(model, tokenizer, [row_text(row, tokenizer) for row in rows.rows], [*observers.values()], edits=edits)
+        for probe, observer in observers.items():
+            for metric, value in observer.metrics().items():
+                if "/" not in metric:
+                    judged[name]["measures"][f"{probe}_{metric}"] = value
+                    judged[name]["examples"][f"{probe}_{metric}"] = [value]
+
+
+def _probe(name: str, of_set: str) -> ProbeMethod:
+    from infosteer.core.registry import build_method
+
+    built: ProbeMethod = build_method({"method": f"probes/{name}"}, where=f"evaluate.{of_set}.probes")
+    return built
+
+
+def row_text(row: Mapping[str, Any], tokenizer: Any) -> str:
+    """An evaluation row as a model reads it, with its answer."""
+    from infosteer.evaluation.model_state import prompt_text
+
+    if "text" in row:
+        return str(row["text"])
+    return prompt_text(tokenizer, row["prompt"]) + row["lead"] + row["answer"]
 
 
 def add_utilisation(judged: Mapping[str, dict[str, Any]], stored: Mapping[str, Sequence[bool]]) -> None:
@@ -111,7 +166,7 @@ def overlaps(train_rows: Iterable[Mapping[str, Any]], sets: Mapping[str, EvalSet
 def _spec(settings: EvaluateSettings) -> dict[str, Any]:
     plain: dict[str, Any] = to_plain(settings)
     options = plain.pop("options")
-    for key in ("batch_size", "skip_bad_rows", "score_options"):
+    for key in ("batch_size", "skip_bad_rows", "score_options", "probes"):
         plain.pop(key)
     if not plain["fields"]:
         plain.pop("fields")

@@ -11,10 +11,11 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from infosteer.core.surfaces import InterventionMethod
 from infosteer.errors import ConfigError, InfoSteerError, NonFiniteLossError, RunError
 from infosteer.training.callbacks import LogLine, checkpoint_callback, last_checkpoint, log_callback
 from infosteer.training.encode import Encoded, encode_rows
@@ -35,6 +36,7 @@ class Trained:
     model: Any
     tokenizer: Any
     session: Any
+    methods: Sequence[Any]
     steps: int
     train_loss: float
     seconds: float
@@ -42,6 +44,12 @@ class Trained:
     encoded: Encoded
     main_process: bool
     wait: Callable[[], None] = field(repr=False)
+
+    def served_edits(self) -> list[InterventionMethod]:
+        """The interventions at work while the model is evaluated, with the strength that their schedules ended at."""
+        edits = [one for one in self.methods if isinstance(one, InterventionMethod)]
+        last = [replace(edit, strength=edit.strength_at(self.steps, self.steps)) for edit in edits]
+        return [edit for edit in last if edit.scope in ("evaluation", "always") and not edit.off]
 
     def close(self) -> None:
         """Detach the methods; the model is the caller's."""
@@ -119,6 +127,7 @@ def train_sft(
         model=trained,
         tokenizer=tokenizer,
         session=session,
+        methods=chosen,
         steps=int(outcome.global_step),
         train_loss=float(outcome.training_loss),
         seconds=time.monotonic() - started,
