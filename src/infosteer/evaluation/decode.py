@@ -69,11 +69,6 @@ def decode(
         noise: gives each batch what changes its logits before the largest is taken (see ``sampling``).
         progress: called with the number of prompts just finished.
     """
-    if not callable(getattr(model, "generate", None)):
-        raise ConfigError(
-            "the model cannot generate text", got=type(model).__name__, expected="a causal language model"
-        )
-    stops = stops if stops is not None else [()] * len(prompts)
     chats = [not isinstance(prompt, str) for prompt in prompts]
     texts = [prompt_text(tokenizer, prompt) for prompt in prompts]
     ids: list[list[int]] = [[]] * len(prompts)
@@ -81,16 +76,50 @@ def decode(
         chosen = [i for i, is_chat in enumerate(chats) if is_chat == chat]
         for i, row in zip(chosen, encode(tokenizer, [texts[i] for i in chosen], special=not chat), strict=True):
             ids[i] = row
+    return decode_ids(
+        model,
+        tokenizer,
+        ids,
+        max_new_tokens=max_new_tokens,
+        stops=stops,
+        batch_size=batch_size,
+        noise=noise,
+        progress=progress,
+    )
+
+
+def decode_ids(
+    model: Any,
+    tokenizer: Any,
+    ids: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    stops: Sequence[Sequence[str]] | None = None,
+    batch_size: int = 64,
+    noise: Noise | None = None,
+    confidence: bool = True,
+    progress: Progress | None = None,
+) -> list[Decoded]:
+    """As ``decode``, from prompts as token ids; an empty one is not decoded.
+
+    Args:
+        confidence: whether to work out each continuation's probability, which costs a pass over all logits.
+    """
+    if not callable(getattr(model, "generate", None)):
+        raise ConfigError(
+            "the model cannot generate text", got=type(model).__name__, expected="a causal language model"
+        )
+    stops = stops if stops is not None else [()] * len(ids)
     limit = context_length(model)
     room = [max_new_tokens if limit is None else min(max_new_tokens, limit - len(row)) for row in ids]
-    results = [Decoded(text="", tokens=0, finished=False, too_long=True)] * len(prompts)
+    results = [Decoded(text="", tokens=0, finished=False, too_long=True)] * len(ids)
     order = sorted((i for i in range(len(ids)) if room[i] > 0 and ids[i]), key=lambda i: (-room[i], -len(ids[i]), i))
     if progress is not None and len(order) < len(ids):
         progress(len(ids) - len(order))
-    ends = _end_ids(model, tokenizer)
+    ends = end_ids(getattr(unwrapped(model), "generation_config", None), tokenizer)
     with evaluating(model), _generation_config(model) as base:
         for batch in _batches(order, room, batch_size):
-            _decode_batch(model, tokenizer, batch, ids, stops, room[batch[0]], ends, base, noise, results)
+            _decode_batch(model, tokenizer, batch, ids, stops, room[batch[0]], ends, base, noise, confidence, results)
             if progress is not None:
                 progress(len(batch))
     return results
@@ -117,6 +146,7 @@ def _decode_batch(
     ends: list[int],
     base: GenerationConfig,
     noise: Noise | None,
+    confidence: bool,
     results: list[Decoded],
 ) -> None:
     inputs = left_padded([ids[i] for i in batch], pad_id(tokenizer), device_of(model))
@@ -130,13 +160,14 @@ def _decode_batch(
         pad_token_id=pad_id(tokenizer),
         bos_token_id=base.bos_token_id,
     )
-    stopping, largest = _StopTexts(tokenizer, [stops[i] for i in batch], T), _Largest()
+    stopping, largest = _StopTexts(tokenizer, [stops[i] for i in batch], T, ends), _Largest()
+    processors = [noise(batch)] if noise is not None else [largest] if confidence else []
     tokens = model.generate(
         input_ids=inputs["input_ids"],
         attention_mask=inputs["attention_mask"],
         generation_config=config,
         stopping_criteria=StoppingCriteriaList([stopping]),
-        logits_processor=LogitsProcessorList([largest if noise is None else noise(batch)]),
+        logits_processor=LogitsProcessorList(processors),
     )
     for b, (i, row) in enumerate(zip(batch, tokens[:, T:].tolist(), strict=True)):
         end = next((t for t, token in enumerate(row) if token in ends), None)
@@ -149,7 +180,7 @@ def _decode_batch(
             tokens=written if end is None else end,
             finished=end is not None or bool(cuts),
             too_long=False,
-            confidence=math.exp(largest.total(b, written)) if noise is None else math.nan,
+            confidence=math.exp(largest.total(b, written)) if confidence and noise is None else math.nan,
         )
 
 
@@ -171,33 +202,33 @@ class _Largest(LogitsProcessor):
 class _StopTexts(StoppingCriteria):
     """Ends a row when one of its stop texts stands in what was decoded since its prompt."""
 
-    def __init__(self, tokenizer: Any, stops: Sequence[Sequence[str]], start: int) -> None:
-        self.tokenizer, self.stops, self.start = tokenizer, stops, start
-        self._running, self._stopped = list(range(len(stops))), set[int]()
+    def __init__(self, tokenizer: Any, stops: Sequence[Sequence[str]], start: int, ends: Sequence[int]) -> None:
+        self.tokenizer, self.stops, self.start, self.ends = tokenizer, stops, start, ends
+        self._running = list(range(len(stops)))
         # A token holds at least one byte, so a stop text spans at most its bytes in tokens; some show no text at all.
         self.ended = [0] * len(stops)  # tokens each row has written, its stop text included
         self.windows = [max((len(stop.encode()) for stop in row), default=0) + 8 for row in stops]
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
         done = torch.zeros(len(input_ids), dtype=torch.bool)
-        self._running = [row for row in self._running if row not in self._stopped]
+        last = input_ids[:, -1].tolist()
+        self._running = [row for row in self._running if last[row] not in self.ends]
         for row in self._running:
             self.ended[row] = input_ids.shape[1] - self.start
-        if any(self.stops):
-            width = max(self.windows)
-            tails = input_ids[:, max(self.start, input_ids.shape[1] - width) :].tolist()
-            for b, stops in enumerate(self.stops):
-                if stops:
-                    text = self.tokenizer.decode(tails[b], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                    done[b] = any(stop in text for stop in stops)
-                    if done[b]:
-                        self._stopped.add(b)
+        texts = [b for b in self._running if self.stops[b]]
+        if texts:
+            width = max(self.windows[b] for b in texts)
+            tails = input_ids[texts, max(self.start, input_ids.shape[1] - width) :].tolist()
+            for b, tail in zip(texts, tails, strict=True):
+                text = self.tokenizer.decode(tail, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+                if any(stop in text for stop in self.stops[b]):
+                    done[b] = True
+            self._running = [row for row in self._running if not done[row]]
         return done.to(input_ids.device)  # type: ignore[return-value]
 
 
-def _end_ids(model: Any, tokenizer: Any) -> list[int]:
-    """End tokens of the tokenizer and of the model's generation config (instruction models name several there)."""
-    config = getattr(unwrapped(model), "generation_config", None)
+def end_ids(config: GenerationConfig | None, tokenizer: Any) -> list[int]:
+    """End tokens of the tokenizer and of a generation config (instruction models name several there)."""
     own = getattr(config, "eos_token_id", None)
     found = own if isinstance(own, list) else [own]
     return sorted({int(token) for token in [*found, tokenizer.eos_token_id] if token is not None})

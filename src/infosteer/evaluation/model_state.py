@@ -32,7 +32,12 @@ def forward_parameters(model: Any) -> frozenset[str]:
 
 def context_length(model: Any) -> int | None:
     """Longest sequence the model takes, in tokens; None when its config states none."""
-    config = unwrapped(model).config.get_text_config()
+    return longest_input(unwrapped(model).config)
+
+
+def longest_input(config: Any) -> int | None:
+    """Longest sequence of models with this config, in tokens; None when it states none."""
+    config = config.get_text_config()
     for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
         value = getattr(config, name, None)
         if isinstance(value, int) and value > 0:
