@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evidence_dose import figure, mediation_table
+
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT / "docs" / "evidence"
 PAGE = ROOT / "docs" / "evidence.md"
@@ -39,7 +41,11 @@ AXES = {
     "biographies/nll": ("text loss, nats", 1, 3),
     "new_people/answer_nll": ("answer loss, nats", 1, 3),
     "new_people/calibration_error": ("calibration error", 100, 1),
+    "biographies/information_flux_nats": ("key entropy, nats", 1, 3),
+    "biographies/token_information_nats": ("told about the token, nats", 1, 3),
 }
+UNSHOWN = ("new_people/answer_nll", "new_people/calibration_error")  # in the figure of doses
+MEDIATED = ("new_people/exact_match", "new_form/exact_match", "new_attribute/exact_match", "recall/exact_match")
 
 
 class Study:
@@ -134,11 +140,18 @@ def gradient(study: str) -> str:
     return "\n".join([*lines, ""])
 
 
+def mediation(study: Study) -> str:
+    """Does the entropy of the coefficients carry what a dose does?"""
+    axes = {metric: AXES[metric][0] for metric in MEDIATED if metric in study.metrics}
+    return mediation_table(study.results, study.baseline, study.arms, axes)
+
+
 PARTS: dict[str, Callable[[str], str]] = {
     "table": lambda study: table(Study(study)),
     "headroom": lambda study: headroom(Study(study)),
     "chosen": lambda study: chosen(Study(study)),
     "verdicts": lambda study: verdicts(Study(study)),
+    "mediation": lambda study: mediation(Study(study)),
     "gradient": gradient,
 }
 
@@ -273,6 +286,10 @@ def main() -> int:
     PAGE.write_text(new, encoding="utf-8")
     for name in sorted({match["study"] for match in PART.finditer(new) if match["part"] == "table"}):
         forest(Study(name), EVIDENCE / name / "forest.svg")
+    for name in sorted({match["study"] for match in PART.finditer(new) if match["part"] == "mediation"}):
+        study = Study(name)
+        shown = {metric: AXES[metric][:2] for metric in study.metrics if metric not in UNSHOWN}
+        figure(study.pairs, study.arms, shown, study.baseline, EVIDENCE / name / "dose.svg")
     return 0
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from scipy.stats import spearmanr
 
 from infosteer.experiments.sweep.drive import sweep
 
@@ -17,13 +21,15 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def evidence() -> ModuleType:
+def evidence() -> Iterator[ModuleType]:
+    sys.path.insert(0, str(ROOT / "benchmarks"))  # as when it is run as a script
     spec = importlib.util.spec_from_file_location("evidence", ROOT / "benchmarks" / "evidence.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(ROOT / "benchmarks"))
 
 
 def test_the_page_says_what_the_results_say(evidence: ModuleType) -> None:
@@ -125,3 +131,45 @@ def test_a_slice_of_the_main_table_runs_and_is_carried_on(
         file.relative_to(tmp_path / "again") for file in tmp_path.glob("again/trials/*/outcomes/*/*.json")
     )
     assert evidence.table(evidence.Study("main")).count("| protect |") == 1
+
+
+def made_up_doses() -> dict[str, Any]:
+    """Entropy rises with the dose; the gain follows the dose, and at one dose the seed's own luck, not entropy."""
+    rng = np.random.default_rng(0)
+    arms = []
+    for seed in range(1, 7):
+        for name, dose in (("plain", 0.0), ("lift fraction=0.1", 1.0), ("lift fraction=0.02", 0.5)):
+            metrics = {
+                "biographies/information_flux_nats": 5 + dose + 0.01 * rng.normal(),
+                "new_people/exact_match": 0.5 + 0.2 * dose + 0.01 * rng.normal(),
+            }
+            arms.append({"arm": name, "seed": seed, "metrics": metrics})
+    return {"arms": arms}
+
+
+def test_mediation_tells_a_common_cause_from_a_path(evidence: ModuleType, tmp_path: Path) -> None:
+    import evidence_dose as dose
+
+    results = made_up_doses()
+    names = list(dict.fromkeys(row["arm"] for row in results["arms"]))
+    assert dose.doses(names) == {"lift": [(0.02, "lift fraction=0.02"), (0.1, "lift fraction=0.1")]}
+    rows, metric = ["lift fraction=0.02", "lift fraction=0.1"], "new_people/exact_match"
+    found = dose.mediation(results, "plain", rows, metric)
+    entropy, gain = (dose.changes(results, "plain", name) for name in (dose.ENTROPY, metric))
+    assert found["all"] == pytest.approx(spearmanr([entropy[k] for k in gain], [gain[k] for k in gain])[0])
+    assert found["runs"] == 12
+    assert found["all"] > 0.6
+    assert found["within_low"] < 0 < found["within_high"], "nothing is left at one dose"
+    for key in list(entropy):  # now a seed's gain is its entropy
+        row = next(row for row in results["arms"] if (row["arm"], row["seed"]) == key)
+        row["metrics"][metric] = row["metrics"][dose.ENTROPY] / 10
+    plain = [row for row in results["arms"] if row["arm"] == "plain"]
+    for row in plain:
+        row["metrics"][metric] = row["metrics"][dose.ENTROPY] / 10
+    assert dose.mediation(results, "plain", rows, metric)["within"] == pytest.approx(1.0)
+    table = dose.mediation_table(results, "plain", names, {metric: "new people"})
+    assert "| lift | 12 | +1.00 (+1.00 to +1.00); at one dose +1.00" in table
+    pairs = {(row, metric): {"difference": 0.1, "low": 0.05, "high": 0.2} for row in rows}
+    for place in (tmp_path / "a.svg", tmp_path / "b.svg"):
+        dose.figure(pairs, names, {metric: ("new people", 100)}, "plain", place)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
