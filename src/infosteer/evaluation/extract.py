@@ -14,7 +14,7 @@ from typing import Any, Literal
 from infosteer.lab.reasoning import parse_solution, score
 from infosteer.training.answers import find_option, last_number, same_number, show_number
 
-Scoring = Literal["exact_match", "option", "number", "process", "text"]
+Scoring = Literal["exact_match", "option", "number", "phrase", "process", "text"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

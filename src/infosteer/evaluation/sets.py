@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from infosteer.core.config import check_keys
 from infosteer.errors import ConfigError, DataError
 from infosteer.evaluation.extract import Scoring, is_worked_solution
 from infosteer.training.answers import last_number
 from infosteer.training.row_formats import Row
 from infosteer.training.rows import Rows, read_rows
+
+TASK = "task:"  # sources that are tasks
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,6 +29,12 @@ class EvalSet:
         source: where the rows came from.
         max_new_tokens: longest answer to decode, or None for the default of its scoring.
         skipped: bad rows left out when it was read.
+        places: file and line of every row, where known.
+        task, group, version: the task it is, of which kind, in which version of its wording and scoring; None for rows
+            that are no task's.
+        wording: whose words a task's questions are in: "llm-adapters" (the suite's own) or "infosteer" (ours).
+        template: what is put around an instruction.
+        shots, shots_seed: worked examples before every question, and the seed that chose them.
     """
 
     name: str
@@ -34,6 +43,28 @@ class EvalSet:
     source: str = "given"
     max_new_tokens: int | None = None
     skipped: int = 0
+    places: list[str] = field(default_factory=list, repr=False)
+    task: str | None = None
+    group: str | None = None
+    version: float | None = None
+    wording: str | None = None
+    template: str | None = None
+    shots: int = 0
+    shots_seed: int | None = None
+
+    @property
+    def chances(self) -> list[float]:
+        """What guessing scores on every row: one over the number of options, 0 for questions without options."""
+        return [1 / len(row["options"]) if row.get("options") else 0.0 for row in self.rows]
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a report must say about a task's rows; empty for rows that are no task's."""
+        if self.task is None:
+            return {}
+        names = ("task", "group", "version", "wording", "template", "shots", "shots_seed")
+        chance = sum(self.chances) / len(self.rows) if self.rows else 0.0
+        return {name: getattr(self, name) for name in names} | {"chance": chance}
 
 
 def load_set(
@@ -48,8 +79,9 @@ def load_set(
 
     Args:
         name: the set's name; no slash, since metrics are called ``<set>/<measure>``.
-        spec: a source (``lab:facts/new_people``, a file, a folder, a hub id), or a mapping with ``source`` and any of
-            ``format, split, fields, template, limit, scoring, max_new_tokens, stop`` and settings of the source.
+        spec: a source (``lab:facts/new_people``, ``task:boolq``, a file, a folder, a hub id), or a mapping with
+            ``source`` and any of ``format, split, fields, template, limit, scoring, max_new_tokens, stop`` and settings
+            of the source; of a task: ``data, template, limit, shots, seed, max_new_tokens, stop``.
         base_dir: folder that relative paths start from.
         limit: keep at most this many rows, also where the mapping allows more.
         skip_bad_rows: leave bad rows out and count them.
@@ -84,6 +116,16 @@ def load_set(
         raise ConfigError("stop must be text or a list of texts", where=f"{where}.stop", got=repr(stop))
     own: int | None = settings.pop("limit", None)
     most = own if limit is None else limit if own is None else min(own, limit)
+    if str(settings["source"]).startswith(TASK):
+        if scoring is not None:
+            raise ConfigError("a task brings its own scoring", where=f"{where}.scoring", got=repr(scoring))
+        task = _load_task(settings, where, base_dir, limit=most, skip_bad_rows=skip_bad_rows)
+        return replace(
+            task,
+            name=name,
+            rows=task.rows if stop is None else [row | {"stop": stop} for row in task.rows],
+            max_new_tokens=max_new_tokens or task.max_new_tokens,
+        )
     rows = read_rows(
         settings.pop("source"),
         purpose="evaluate",
@@ -101,7 +143,21 @@ def load_set(
         source=rows.source,
         max_new_tokens=max_new_tokens,
         skipped=rows.skipped,
+        places=rows.places,
     )
+
+
+def _load_task(
+    settings: dict[str, Any], where: str, base_dir: str | Path | None, *, limit: int | None, skip_bad_rows: bool
+) -> EvalSet:
+    from infosteer.evaluation.tasks import load_task  # tasks are made of sets
+
+    name = str(settings.pop("source")).removeprefix(TASK)
+    data = settings.pop("data", None)
+    if data is not None and base_dir is not None and (Path(base_dir) / data).is_dir():
+        data = Path(base_dir) / data
+    check_keys(settings, ("template", "shots", "seed"), where)
+    return load_task(name, data=data, limit=limit, skip_bad_rows=skip_bad_rows, **settings)
 
 
 _NEEDED = {"option": "options", "number": "a number as answer", "process": "a worked solution as answer"}
@@ -147,11 +203,12 @@ def overlap(train_rows: Iterable[Mapping[str, Any]], evalset: EvalSet) -> int:
 
     Published training mixes hold test questions of their own suite, so a run checks every pair it is given.
     """
-    seen = {_key(row.get("prompt", row.get("text"))) for row in train_rows}
-    return sum(_key(row.get("prompt", row.get("text"))) in seen for row in evalset.rows)
+    seen = {question_key(row.get("prompt", row.get("text"))) for row in train_rows}
+    return sum(question_key(row.get("prompt", row.get("text"))) in seen for row in evalset.rows)
 
 
-def _key(prompt: Any) -> str:
+def question_key(prompt: Any) -> str:
+    """A prompt as it is compared: case, punctuation and white space ignored."""
     if isinstance(prompt, list):
         prompt = "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
     return re.sub(r"\W+", " ", str(prompt).casefold()).strip()

@@ -12,14 +12,17 @@ Purpose = Literal["train", "evaluate"]
 Row = dict[str, Any]
 
 FIELDS: dict[str, str] = {  # format -> the columns it reads, for messages
-    "prompt_completion": "prompt, completion (evaluation: or answer; also options, stop, lead)",
+    "prompt_completion": "prompt, completion (evaluation: or answer; also options, aliases, stop, lead)",
     "messages": "messages (a list of {role, content})",
     "instruction_output": "instruction, output (and input, which may be empty)",
     "llm_adapters": "instruction, output, answer (and input, which may be empty)",
     "text": "text",
 }
 COLUMNS = frozenset(
-    ["prompt", "completion", "answer", "options", "stop", "lead", "messages", "instruction", "input", "output", "text"]
+    [
+        *("prompt", "completion", "answer", "options", "aliases", "stop", "lead", "messages"),
+        *("instruction", "input", "output", "text"),
+    ]
 )
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
@@ -69,10 +72,10 @@ def normalise(row: Mapping[str, Any], format: str, purpose: Purpose, template: s
     """One row of the one schema.
 
     Training rows are {"prompt", "completion"} (both text, or both lists of chat messages) or {"text"}; evaluation rows
-    {"prompt", "answer", "options" (list or None), "stop" (list), "lead"} or {"text"}. ``lead`` is text between prompt
-    and answer that belongs to the completion ("the correct answer is "); likelihoods of answers and options are
-    conditional on it. A bare ``answer`` after a prompt that does not end in white space is led by one space, unless the
-    row says otherwise.
+    {"prompt", "answer", "options" (list or None), "stop" (list), "lead"} or {"text"}; a row whose answer may be put in
+    other words has them as "aliases" (list), too. ``lead`` is text between prompt and answer that belongs to the
+    completion ("the correct answer is "); likelihoods of answers and options are conditional on it. A bare ``answer``
+    after a prompt that does not end in white space is led by one space, unless the row says otherwise.
 
     Raises:
         BadRow: a field is missing, empty or of the wrong kind.
@@ -148,7 +151,9 @@ def _evaluation(prompt: Any, answer: str, row: Mapping[str, Any]) -> Row:
             raise BadRow(f"the answer {body[:60]!r} is not one of its {len(options)} options")
         if len(options) < 2:
             raise BadRow("has a single option, so there is nothing to choose")
-    return {"prompt": prompt, "answer": body, "options": options, "stop": stop, "lead": lead}
+    aliases = _strings(row, "aliases")
+    made = {"prompt": prompt, "answer": body, "options": options, "stop": stop, "lead": lead}
+    return made if aliases is None else made | {"aliases": [alias.strip() for alias in aliases]}
 
 
 def _prompt_completion(row: Mapping[str, Any], purpose: Purpose, template: str) -> Row:
@@ -213,6 +218,9 @@ def _llm_adapters(row: Mapping[str, Any], purpose: Purpose, template: str) -> Ro
     prompt = render(row, template)
     answer = _answer(row).strip()
     options, letters = task_options(row["instruction"])
+    if row.get("options") is not None:  # rows made by our converters say so; in the suite's own they must be read off
+        options = _strings(row, "options")
+        letters = options is not None and all(len(option) == 1 for option in options)
     number = None if options else last_number(answer)
     if options is None and number is None:
         raise BadRow(f"lists no options, and its answer {answer[:40]!r} is no number")

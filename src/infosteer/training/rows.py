@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +32,22 @@ class Rows(list[Row]):
         format: the format the rows were read in.
         skipped: how many bad rows were left out (0 unless ``skip_bad_rows``).
         problems: the first few of them, as ``file:line: reason``.
+        places: ``file:line`` of every row kept.
     """
 
     def __init__(
-        self, rows: Iterable[Row] = (), *, source: str, format: str, skipped: int = 0, problems: Iterable[str] = ()
+        self,
+        rows: Iterable[Row] = (),
+        *,
+        source: str,
+        format: str,
+        skipped: int = 0,
+        problems: Iterable[str] = (),
+        places: Iterable[str] = (),
     ) -> None:
         super().__init__(rows)
         self.source, self.format, self.skipped, self.problems = source, format, skipped, list(problems)
+        self.places = list(places)
 
 
 def read_rows(
@@ -52,6 +61,7 @@ def read_rows(
     skip_bad_rows: bool = False,
     limit: int | None = None,
     base_dir: str | Path | None = None,
+    prepare: Callable[[Mapping[str, Any]], Row | None] | None = None,
     **options: Any,
 ) -> Rows:
     """Read the rows of ``source`` as training or evaluation rows.
@@ -67,6 +77,8 @@ def read_rows(
         skip_bad_rows: leave bad rows out and count them, instead of raising.
         limit: keep the first this many good rows.
         base_dir: folder that relative paths start from (the working directory is tried next).
+        prepare: makes a row of our schema from a row of the source in place of ``format`` and ``template``; gives None
+            for a row that belongs to something else, raises ``BadRow`` for a bad one.
         options: for ``lab:`` the lab's own settings (``seed`` and others), for a hub data set ``name`` (its
             configuration) and ``revision``.
 
@@ -78,6 +90,7 @@ def read_rows(
     _check(format=format, fields=fields, template=template, limit=limit, purpose=purpose)
     rows: list[Row] = []
     problems: list[str] = []
+    places: list[str] = []
     count = 0
     for record in _records(source, split=split, limit=limit, base_dir=base_dir, purpose=purpose, options=options):
         if record.row is None:
@@ -85,8 +98,14 @@ def read_rows(
         else:
             row = _renamed(record.row, fields or {})
             try:
-                format = format or _detected(row, record.where, purpose, skip_bad_rows)
-                rows.append(normalise(row, format, purpose, template))
+                if prepare is None:
+                    format = format or _detected(row, record.where, purpose, skip_bad_rows)
+                    made: Row | None = normalise(row, format, purpose, template)
+                else:
+                    made = prepare(row)
+                if made is not None:
+                    rows.append(made)
+                    places.append(record.where)
                 problem = None
             except BadRow as bad:
                 problem = str(bad)
@@ -113,7 +132,7 @@ def read_rows(
         )
     if count:
         logger.warning("%s: %d bad rows skipped, %d kept: %s", source, count, len(rows), _listed(problems, count))
-    return Rows(rows, source=source, format=format or "text", skipped=count, problems=problems)
+    return Rows(rows, source=source, format=format or "text", skipped=count, problems=problems, places=places)
 
 
 def _check(
