@@ -200,8 +200,8 @@ def test_records_of_a_small_study() -> None:
         "none": {},
     }
     found = analyse(study, resamples=500)
-    assert [list(record) for record in found["summary"][:1]] == [["arm", "metric", "mean", "low", "high", "n"]]
-    keys = ["arm", "baseline", "metric", "difference", "low", "high", "p_value"]
+    assert list(found["summary"][0]) == ["arm", "metric", "mean", "low", "high", "n", "interval"]
+    keys = ["arm", "baseline", "metric", "difference", "low", "high", "p_value", "test", "n", "detectable"]
     assert all(list(record) == keys for record in found["comparisons"])
     assert {record["arm"] for record in found["summary"]} == {"other", "plain", "single", "apart"}
     assert {(record["arm"], record["baseline"]) for record in found["comparisons"]} == {
@@ -213,6 +213,10 @@ def test_records_of_a_small_study() -> None:
     assert by["other", "id/exact_match"]["p_value"] < 0.01
     assert by["other", "id/answer_nll"]["high"] < 0
     assert by["single", "id/exact_match"]["p_value"] > 0.01
+    assert by["single", "id/exact_match"]["test"] == "mcnemar"
+    assert by["single", "id/answer_nll"]["test"] == "sign_flip"
+    assert by["other", "id/exact_match"]["test"] == "two_way_t"
+    assert {r["interval"] for r in found["summary"] if r["metric"] == "id/exact_match"} == {"bootstrap", "wilson"}
     assert [record["n"] for record in found["summary"] if record["arm"] == "single"] == [1, 1, 1]
     notes = "\n".join(note["note"] for note in found["notes"])
     assert "single: one seed" in notes

@@ -10,7 +10,9 @@ import pytest
 from scipy import stats
 
 from infosteer.errors import InfoSteerError
-from infosteer.evaluation.statistics import compare, sign_flip_p, summarise, t_quantile, t_sf2, wilson
+from infosteer.evaluation.shares import fair_tail, sign_flip_p, wilson
+from infosteer.evaluation.statistics import compare, summarise
+from infosteer.evaluation.student import t_quantile, t_sf2
 
 
 def by_seed(table: np.ndarray) -> dict[int, list[float]]:
@@ -73,13 +75,34 @@ def test_one_seed_resamples_examples_and_says_so() -> None:
     right = (rng.random(400) < 0.7).astype(float)
     found = summarise({7: right.tolist()})
     assert (found.n, found.examples, found.examples_only) == (1, 400, True)
-    assert (found.low, found.high) == pytest.approx(wilson(right.sum(), 400), abs=0.006)
+    assert (found.low, found.high, found.method) == (*wilson(right.sum(), 400), "wilson")
+    loss = summarise({7: np.random.default_rng(2).normal(size=400).tolist()})
+    assert loss.method == "bootstrap"
     other = right.copy()
     other[np.flatnonzero(right == 0)[:9]] = 1
     other[np.flatnonzero(right == 1)[:2]] = 0
     pair = compare({7: other.tolist()}, {7: right.tolist()})
     assert pair.p_value == pytest.approx(stats.binomtest(9, 11).pvalue)
-    assert pair.examples_only
+    assert (pair.examples_only, pair.test) == (True, "mcnemar")
+
+
+def test_right_answers_throughout_still_have_an_interval() -> None:
+    """A bootstrap of equal values is empty, which no one should read as certainty."""
+    assert (summarise({1: [1.0] * 50}).low, summarise({1: [1.0] * 50}).high) == wilson(50, 50)
+    three = summarise({seed: [0.0] * 50 for seed in (1, 2, 3)})
+    assert (three.low, three.high, three.method) == (*wilson(0, 50), "wilson"), "as if it were one seed"
+    lone = summarise({1: [0.0]})
+    assert (lone.low, lone.high) == (0.0, 0.0), "one value of a whole set is no share"
+
+
+def test_very_many_changed_answers_are_quick() -> None:
+    start = time.process_time()
+    p = sign_flip_p(np.repeat([1.0, -1.0], [10_200, 9_800]))
+    assert p == pytest.approx(stats.binomtest(9_800, 20_000).pvalue)
+    assert fair_tail(500, 1001) == pytest.approx(0.5)
+    assert fair_tail(450, 1000) == pytest.approx(stats.binom.cdf(450, 1000, 0.5), rel=1e-12)
+    assert fair_tail(450, 1001) == pytest.approx(stats.binom.cdf(450, 1001, 0.5), rel=1e-9)
+    assert time.process_time() - start < 2
 
 
 def test_one_example_a_seed_is_students_interval() -> None:

@@ -219,7 +219,8 @@ def test_a_trial_that_two_arms_share_is_done_once(inputs: Path, tmp_path: Path) 
     assert told.done == ["plain, seed 1"]
     assert [arm["arm"] for arm in results(path)["arms"]] == ["plain", "again"]
     assert {row["difference"] for row in results(path)["comparisons"]} == {0.0}
-    assert {row["detectable"] for row in results(path)["comparisons"]} == {None}
+    assert {row["n"] for row in results(path)["comparisons"]} == {1}
+    assert {row["p_value"] for row in results(path)["comparisons"]} == {1.0}
 
 
 def test_a_failing_trial_is_recorded_and_tried_again(inputs: Path, tmp_path: Path) -> None:

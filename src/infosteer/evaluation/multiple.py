@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Hashable, Sequence
+from typing import Any, Literal
 
 from infosteer.errors import ConfigError
 
@@ -44,3 +44,20 @@ def adjust(p_values: Sequence[float], method: Literal["holm", "bh"] = "holm") ->
             lowest = min(lowest, m / place * p_values[index])
             adjusted[index] = lowest
     return adjusted
+
+
+def correct(rows: Sequence[dict[str, Any]], families: Sequence[Hashable | None]) -> None:
+    """Put ``p_holm`` and ``p_bh`` into rows with a ``p_value``, each corrected within its family.
+
+    Args:
+        families: of each row; None, or a ``p_value`` of None, leaves a row out: its corrected values are None.
+    """
+    members: dict[Hashable, list[dict[str, Any]]] = {}
+    for row, family in zip(rows, families, strict=True):
+        row["p_holm"] = row["p_bh"] = None
+        if family is not None and row["p_value"] is not None:
+            members.setdefault(family, []).append(row)
+    for group in members.values():
+        p_values = [row["p_value"] for row in group]
+        for row, holm, bh in zip(group, adjust(p_values, "holm"), adjust(p_values, "bh"), strict=True):
+            row["p_holm"], row["p_bh"] = holm, bh

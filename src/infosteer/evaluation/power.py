@@ -1,13 +1,14 @@
-"""What a paired comparison could have found: the smallest difference it detects, and the seeds that a given one needs.
+"""What a comparison could have found: the smallest difference it detects, and the seeds that a given one needs.
 
-The test is that of ``statistics.compare`` on a table of differences X (S, E), S seeds by E examples: a t test with
+The tests are those of ``statistics.compare``. For several seeds it is a t test on a table of differences X (S, E), S
+seeds by E examples, with
 
     var = max(A + C - R, A, C) / (S E)
 
 where A, C and R are the mean squares of seeds, examples and their interaction, and Satterthwaite's degrees of freedom.
 With other numbers of seeds the mean squares are expected to be ``A = E s^2 + r^2``, ``C = S e^2 + r^2``, ``R = r^2``,
 s, e and r being the standard deviations of seed, example and interaction: more seeds shrink the first and last but not
-what the choice of examples adds.
+what the choice of examples adds. Right and wrong answers of one seed have a test of their own, see ``power_shares``.
 
 Symbols: S seeds, E examples, df degrees of freedom, d the true difference.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
@@ -23,7 +25,9 @@ import numpy as np
 import numpy.typing as npt
 
 from infosteer.errors import InfoSteerError
-from infosteer.evaluation.statistics import t_quantile
+from infosteer.evaluation.power_shares import detectable_flips
+from infosteer.evaluation.student import t_quantile
+from infosteer.evaluation.two_way import Array, variance
 
 MOST_SEEDS = 10_000
 _POINTS = 601  # of the integral over the estimated standard error
@@ -106,9 +110,24 @@ def t_power(shift: float, df: int, *, alpha: float = 0.05) -> float:
 def detectable(parts: Components, seeds: int, *, power: float = 0.8, alpha: float = 0.05) -> float:
     """The smallest true difference that the test with so many seeds finds with the given chance."""
     error, df = standard_error(parts, seeds)
-    if df > _COARSE:
-        df = round(df, 1 - int(math.log10(df)))  # two digits: fewer values to work out, and no difference to see
-    return error * _shift(df, power, alpha)
+    return error * _shift(_rounded(df), power, alpha)
+
+
+def detectable_of(tables: Sequence[Array], *, power: float = 0.8, alpha: float = 0.05) -> float | None:
+    """``detectable`` for differences as they are, with the test that they get.
+
+    Args:
+        tables: differences (S, E_t), one table a task (see ``two_way``), without NaN.
+
+    Returns: None where the scores do not say: one number only, or several seeds that differ nowhere.
+    """
+    S = len(tables[0])
+    if len(tables) == 1 and S == 1 and tables[0].shape[1] > 1 and np.isin(tables[0], (-1, 0, 1)).all():
+        return detectable_flips(int(np.abs(tables[0]).sum()), tables[0].shape[1], power=power, alpha=alpha)
+    if len(tables) == 1 and S > 1:
+        return detectable(components(tables[0]), S, power=power, alpha=alpha) or None
+    var, df = variance(tables)
+    return math.sqrt(var) * _shift(_rounded(df), power, alpha) if var > 0 else None
 
 
 def seeds_for(parts: Components, difference: float, *, power: float = 0.8, alpha: float = 0.05) -> int | None:
@@ -148,6 +167,11 @@ def _shift(df: int, power: float, alpha: float) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if t_power(middle, df, alpha=alpha) < power else (low, middle)
     return high
+
+
+def _rounded(df: int) -> int:
+    """Two digits where there are many degrees: fewer values to work out, and no difference to see."""
+    return round(df, 1 - int(math.log10(df))) if df > _COARSE else df
 
 
 def _normal_cdf(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -24,8 +24,9 @@ def analyse(
         seed, resamples: of the bootstrap.
 
     Returns:
-        ``{"summary": [{"arm", "metric", "mean", "low", "high", "n"}], "comparisons": [{"arm", "baseline", "metric",
-        "difference", "low", "high", "p_value"}], "notes": [{"note"}]}``, n being the number of seeds. The notes say
+        ``{"summary": [{"arm", "metric", "mean", "low", "high", "n", "interval"}], "comparisons": [{"arm", "baseline",
+        "metric", "difference", "low", "high", "p_value", "test", "n", "detectable"}], "notes": [{"note"}]}``, n being
+        the number of seeds, interval, test and detectable as ``Interval`` and ``Comparison`` have them. The notes say
         what a reader has to know: arms with one seed, whose intervals cover the examples only, and arms without a seed
         in common with the baseline, which are not compared.
 
@@ -44,7 +45,10 @@ def analyse(
             table = {s: row[metric] for s, row in scores[arm].items() if metric in row}
             found = summarise(table, seed=seed, resamples=resamples)
             low, high = _clipped(metric, found.low, found.high, 0.0)
-            summary.append({"arm": arm, "metric": metric, "mean": found.mean, "low": low, "high": high, "n": found.n})
+            summary.append({
+                "arm": arm, "metric": metric, "mean": found.mean, "low": low, "high": high, "n": found.n,
+                "interval": found.method,
+            })  # fmt: skip
         if len(scores[arm]) == 1:
             notes.append({"note": f"{arm}: one seed, so its intervals cover the choice of examples and not of seeds"})
     for arm in arms:
@@ -69,6 +73,9 @@ def analyse(
                     "low": low,
                     "high": high,
                     "p_value": pair.p_value,
+                    "test": pair.test,
+                    "n": pair.n,
+                    "detectable": pair.detectable,
                 }
             )
     return {"summary": summary, "comparisons": comparisons, "notes": notes}

@@ -2,18 +2,13 @@
 
 Every score is a table X (S, E): S seeds by E examples, the same examples in every row. Both are samples: other seeds
 and other examples would have given other numbers, so both are resampled, examples jointly for all seeds because an
-example that is hard for one seed is hard for all.
+example that is hard for one seed is hard for all; ``two_way`` has the formulas. With one seed only the examples are
+resampled, which says nothing about other seeds.
 
-A plain percentile bootstrap of three seeds is too narrow (its variance is short by (S - 1) / S, and its quantiles
-ignore that three values say little about their spread), and resampling both ways counts the interaction of seed and
-example more than once. So the resampled deviations are scaled to the unbiased variance of the mean
+The macro average of a group of tasks is the unweighted mean over its tasks; ``summarise_macro`` and ``compare_macro``
+do for it what ``summarise`` and ``compare`` do for one task.
 
-    var = max(A + C - R, A, C) / (S E),   A, C, R = mean squares of seeds, examples and their interaction,
-
-and by t / z, where t has Satterthwaite's degrees of freedom, ``var^2 / sum (MS_i / (S E))^2 / df_i``. With one seed
-only the examples are resampled, which says nothing about other seeds.
-
-Symbols: S seeds, E examples, R resamples.
+Symbols: S seeds, E examples, T tasks.
 """
 
 from __future__ import annotations
@@ -21,15 +16,24 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from infosteer.errors import InfoSteerError
+from infosteer.evaluation.power import detectable_of
+from infosteer.evaluation.shares import sign_flip_p, wilson_of_mean
+from infosteer.evaluation.student import t_sf2
+from infosteer.evaluation.two_way import Array, bootstrap, grand_mean, variance
 
-Array = npt.NDArray[np.float64]
-_CHUNK = 4_000_000  # resampled indices held at a time
+Scores = Mapping[int, Sequence[float]]  # seed -> score of every example
+Test = Literal["mcnemar", "sign_flip", "two_way_t", "sign_flip_seeds"]
+TESTS: dict[str, str] = {
+    "mcnemar": "exact McNemar test (one seed, right or wrong)",
+    "sign_flip": "sign-flip test over examples (one seed)",
+    "two_way_t": "t test over seeds and examples, with the variance of the paired bootstrap",
+    "sign_flip_seeds": "exact sign-flip test over seeds (all examples differ alike)",
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,8 +43,9 @@ class Interval:
     Attributes:
         mean, low, high: in the units of the scores.
         n: number of seeds.
-        examples: number of examples that every seed scored.
+        examples: number of examples that every seed scored; of a macro average, of all its tasks together.
         examples_only: True when n = 1: the interval then covers the choice of examples and not the choice of seed.
+        method: "wilson" for right and wrong answers of one seed, and where none vary; else "bootstrap".
     """
 
     mean: float
@@ -49,161 +54,182 @@ class Interval:
     n: int
     examples: int
     examples_only: bool
+    method: Literal["wilson", "bootstrap"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
-    """Arm minus baseline over the seeds and examples that both have; ``p_value`` is two-sided."""
+    """Arm minus baseline over the seeds and examples that both have.
+
+    Attributes:
+        difference, low, high: in the units of the scores.
+        p_value: two-sided, not corrected for other comparisons.
+        test: where the p-value comes from, a key of ``TESTS``.
+        detectable: the smallest true difference that this test finds at the level 0.05 in 80 of 100 such studies; None
+            where the scores do not say.
+    """
 
     difference: float
     low: float
     high: float
     p_value: float
+    test: Test
+    detectable: float | None
     n: int
     examples: int
     examples_only: bool
 
 
-def summarise(
-    scores: Mapping[int, Sequence[float]], *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
-) -> Interval:
-    """Mean and bootstrap interval of one arm's scores, given by seed; see the module for the method.
+def summarise(scores: Scores, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95) -> Interval:
+    """Mean and interval of one arm's scores, given by seed.
 
-    Examples that lack a score (NaN) in any seed are left out for all.
+    Right and wrong answers of one seed get Wilson's interval, and so do those of several seeds that are all right or
+    all wrong, where a bootstrap would be empty (as if it were one seed); everything else the scaled bootstrap of
+    ``two_way``. Examples that lack a score (NaN) in any seed are left out for all.
 
     Raises:
         InfoSteerError: no scores, or seeds with different numbers of examples.
     """
-    table = _complete(_table(scores, sorted(scores)))
-    low, high = _interval(table, seed, resamples, level)
-    return Interval(
-        mean=float(table.mean()),
-        low=low,
-        high=high,
-        n=len(table),
-        examples=table.shape[1],
-        examples_only=len(table) == 1,
-    )
+    return _summary([_complete(_table(scores, sorted(scores)))], seed, resamples, level)
+
+
+def summarise_macro(
+    tasks: Mapping[str, Scores], *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
+) -> Interval:
+    """The unweighted mean over tasks, and its interval by resampling within tasks.
+
+    Seeds are those that every task has. Where nothing varies, the limits come from the tasks' Wilson intervals.
+
+    Raises: as ``summarise``; InfoSteerError where the tasks have no seed in common.
+    """
+    seeds = _common_seeds(list(tasks.values()))
+    return _summary([_complete(_table(one, seeds)) for one in tasks.values()], seed, resamples, level)
 
 
 def compare(
-    arm: Mapping[int, Sequence[float]],
-    baseline: Mapping[int, Sequence[float]],
-    *,
-    seed: int = 0,
-    resamples: int = 10_000,
-    level: float = 0.95,
+    arm: Scores, baseline: Scores, *, seed: int = 0, resamples: int = 10_000, level: float = 0.95
 ) -> Comparison:
     """Paired difference of two arms over their common seeds and examples, with interval and two-sided p-value.
 
-    The interval is that of ``summarise`` for the table of differences. The p-value is, for one seed, the exact or
-    Monte-Carlo sign-flip test over examples (for right/wrong scores McNemar's exact test); for several seeds, a t test
-    with the same variance and degrees of freedom as the interval, so that both say the same. (An exact sign-flip
+    The interval is the bootstrap's of ``two_way`` for the table of differences. The p-value is, for one seed, the exact
+    or Monte-Carlo sign-flip test over examples (for right/wrong scores McNemar's exact test); for several seeds, a t
+    test with the same variance and degrees of freedom as the interval, so that both say the same. (An exact sign-flip
     test over S seeds cannot go below 2^(1 - S), 0.25 for three; ``sign_flip_p`` of the seeds' means gives it.)
 
     Raises:
         InfoSteerError: no seed in common, or different numbers of examples.
     """
-    seeds = sorted(set(arm) & set(baseline))
-    if not seeds:
+    return _comparison(differences({"": arm}, {"": baseline}), seed, resamples, level)
+
+
+def compare_macro(
+    arm: Mapping[str, Scores],
+    baseline: Mapping[str, Scores],
+    *,
+    seed: int = 0,
+    resamples: int = 10_000,
+    level: float = 0.95,
+) -> Comparison:
+    """Paired difference of two macro averages, over the tasks and seeds that both have all of.
+
+    With one seed the test flips the signs of single examples, each weighted by 1 / (T E_t).
+
+    Raises: as ``compare``.
+    """
+    return _comparison(differences(arm, baseline), seed, resamples, level)
+
+
+def differences(arm: Mapping[str, Scores], baseline: Mapping[str, Scores]) -> list[Array]:
+    """Tables of differences (S, E), one a task that both have, over the seeds that all of them have.
+
+    Raises:
+        InfoSteerError: no task or seed in common, different numbers of examples, or no example that all seeds scored.
+    """
+    tasks = [task for task in arm if task in baseline]
+    if not tasks:
+        raise InfoSteerError("the two arms have no task in common", got=f"{', '.join(arm)} and {', '.join(baseline)}")
+    try:
+        seeds = _common_seeds([scores for task in tasks for scores in (arm[task], baseline[task])])
+    except InfoSteerError:
         raise InfoSteerError(
             "the two arms have no seed in common, so they cannot be paired",
-            got=f"seeds {sorted(arm)} and {sorted(baseline)}",
-        )
-    left, right = _table(arm, seeds), _table(baseline, seeds)
-    if left.shape != right.shape:
-        raise InfoSteerError(
-            "the two arms were scored on different numbers of examples",
-            got=f"{left.shape[1]} and {right.shape[1]}",
-            fix="evaluate both again on the same set",
-        )
-    table = _complete(left - right)
-    low, high = _interval(table, seed, resamples, level)
-    difference = float(table.mean())
-    return Comparison(
-        difference=difference,
+            got=f"seeds {sorted(arm[tasks[0]])} and {sorted(baseline[tasks[0]])}",
+        ) from None
+    tables = []
+    for task in tasks:
+        left, right = _table(arm[task], seeds), _table(baseline[task], seeds)
+        if left.shape != right.shape:
+            raise InfoSteerError(
+                "the two arms were scored on different numbers of examples",
+                where=task or None,
+                got=f"{left.shape[1]} and {right.shape[1]}",
+                fix="evaluate both again on the same set",
+            )
+        tables.append(_complete(left - right))
+    return tables
+
+
+def _summary(tables: Sequence[Array], seed: int, resamples: int, level: float) -> Interval:
+    single = len(tables[0]) == 1
+    # A lone value is a measure of the whole set, not a right or wrong answer.
+    binary = all(table.shape[1] > 1 and ((table == 0) | (table == 1)).all() for table in tables)
+    method: Literal["wilson", "bootstrap"] = "bootstrap"
+    if binary and ((single and len(tables) == 1) or variance(tables)[0] <= 0):
+        method = "wilson"
+        low, high = wilson_of_mean([(float(t.mean()) * t.shape[1], t.shape[1]) for t in tables], level)
+    else:
+        low, high = bootstrap(tables, seed=seed, resamples=resamples, level=level)
+    return Interval(
+        mean=grand_mean(tables),
         low=low,
         high=high,
-        p_value=_p_value(table, seed, resamples),
-        n=len(table),
-        examples=table.shape[1],
-        examples_only=len(table) == 1,
+        n=len(tables[0]),
+        examples=sum(table.shape[1] for table in tables),
+        examples_only=single,
+        method=method,
     )
 
 
-def sign_flip_p(units: npt.ArrayLike, *, seed: int = 0, resamples: int = 10_000) -> float:
-    """Two-sided p-value of ``mean(units) = 0`` when each unit's sign was equally likely to be the other one.
-
-    ``p = P(|sum s_i u_i| >= |sum u_i|)`` over independent signs s: exact by the binomial law when all non-zero units
-    have one size (McNemar's exact test), by enumeration up to 14 non-zero units, else by Monte Carlo with one added to
-    both counts, which keeps the test valid.
-    """
-    values = np.asarray(units, dtype=np.float64)
-    values = values[values != 0]
-    if not len(values):
-        return 1.0
-    observed = abs(values.sum())
-    sizes = np.abs(values)
-    slack = 1e-12 * sizes.sum()  # equal sums may differ in the last bit
-    if np.allclose(sizes, sizes[0], rtol=1e-12, atol=0):
-        fewer = min(int((values > 0).sum()), int((values < 0).sum()))
-        tail = sum(math.comb(len(values), k) for k in range(fewer + 1))
-        return min(1.0, float(2 * tail / 2 ** len(values)))
-    if len(values) <= 14:
-        signs = 1 - 2 * ((np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1)
-        return float(np.mean(np.abs(signs @ values) >= observed - slack))
-    rng = np.random.default_rng(seed)
-    beyond, rows = 0, max(1, _CHUNK // len(values))
-    for start in range(0, resamples, rows):
-        flips = rng.integers(0, 2, size=(min(rows, resamples - start), len(values)), dtype=np.int8)
-        sums = values.sum() - 2 * (flips @ values)
-        beyond += int((np.abs(sums) >= observed - slack).sum())
-    return (beyond + 1) / (resamples + 1)
+def _comparison(tables: Sequence[Array], seed: int, resamples: int, level: float) -> Comparison:
+    low, high = bootstrap(tables, seed=seed, resamples=resamples, level=level)
+    p_value, test = _tested(tables, seed, resamples)
+    return Comparison(
+        difference=grand_mean(tables),
+        low=low,
+        high=high,
+        p_value=p_value,
+        test=test,
+        detectable=detectable_of(tables),
+        n=len(tables[0]),
+        examples=sum(table.shape[1] for table in tables),
+        examples_only=len(tables[0]) == 1,
+    )
 
 
-def wilson(successes: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a proportion ``successes / n``; never empty at 0 or 1, unlike a bootstrap."""
-    if n < 1 or not 0 <= successes <= n:
-        raise InfoSteerError("a proportion needs 0 <= successes <= n and n >= 1", got=f"{successes} of {n}")
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    share = successes / n
-    centre = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return max(0.0, centre - half), min(1.0, centre + half)
+def _tested(tables: Sequence[Array], seed: int, resamples: int) -> tuple[float, Test]:
+    if len(tables[0]) == 1:
+        units = np.concatenate([table[0] / table.shape[1] for table in tables])
+        signs = len(tables) == 1 and bool(np.isin(tables[0], (-1, 0, 1)).all())
+        return sign_flip_p(units, seed=seed, resamples=resamples), "mcnemar" if signs else "sign_flip"
+    if not any(table.any() for table in tables):
+        return 1.0, "two_way_t"
+    var, df = variance(tables)
+    if var <= 0:  # every seed and example differs by the same amount: only the count of seeds speaks
+        means = np.mean([table.mean(axis=1) for table in tables], axis=0)
+        return sign_flip_p(means), "sign_flip_seeds"
+    return t_sf2(grand_mean(tables) / math.sqrt(var), df), "two_way_t"
 
 
-def t_sf2(t: float, df: int) -> float:
-    """Two-sided tail of Student's t with a whole number of degrees of freedom, by its finite series.
-
-    With theta = atan(t / sqrt(df)): ``P(|T| <= t)`` is ``2/pi (theta + sin theta (cos theta + 2/3 cos^3 theta + ...))``
-    for odd df and ``sin theta (1 + 1/2 cos^2 theta + 3/8 cos^4 theta + ...)`` for even df. Above 1,000 degrees the
-    normal law is used; it differs by less than 0.001.
-    """
-    if df > 1000:
-        return 2 * NormalDist().cdf(-abs(t))
-    theta = math.atan2(abs(t), math.sqrt(df))
-    sin, cos = math.sin(theta), math.cos(theta)
-    odd = df % 2
-    term = total = (cos if df > 1 else 0.0) if odd else 1.0
-    for k in range(3 if odd else 2, df - 1, 2):
-        term *= cos * cos * (k - 1) / k
-        total += term
-    inside = 2 / math.pi * (theta + sin * total) if odd else sin * total
-    return min(1.0, max(0.0, 1 - inside))
+def _common_seeds(scores: Sequence[Scores]) -> list[int]:
+    if not scores:
+        raise InfoSteerError("there are no scores to summarise")
+    common = set(scores[0]).intersection(*scores[1:])
+    if not common:
+        raise InfoSteerError("the tasks have no seed in common")
+    return sorted(common)
 
 
-def t_quantile(level: float, df: int) -> float:
-    """t with ``P(|T| <= t) = level``, by bisection."""
-    low, high = 0.0, 1.0
-    while t_sf2(high, df) > 1 - level:
-        high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_sf2(middle, df) > 1 - level else (low, middle)
-    return high
-
-
-def _table(scores: Mapping[int, Sequence[float]], seeds: Sequence[int]) -> Array:
+def _table(scores: Scores, seeds: Sequence[int]) -> Array:
     if not seeds:
         raise InfoSteerError("there are no scores to summarise")
     lengths = {seed: len(scores[seed]) for seed in seeds}
@@ -222,65 +248,3 @@ def _complete(table: Array) -> Array:
     if not kept.shape[1]:
         raise InfoSteerError("no example has a score in every seed")
     return kept
-
-
-def _variance(table: Array) -> tuple[float, int]:
-    """Unbiased variance of the grand mean of X (S, E) over seeds and examples, and its degrees of freedom."""
-    S, E = table.shape
-    if S * E == 1:
-        return 0.0, 1
-    grand = table.mean()
-    rows, columns = table.mean(axis=1) - grand, table.mean(axis=0) - grand
-    if S == 1:
-        return float((columns**2).sum() / (E - 1) / E), E - 1
-    if E == 1:
-        return float((rows**2).sum() / (S - 1) / S), S - 1
-    seeds = float(E * (rows**2).sum() / (S - 1))
-    examples = float(S * (columns**2).sum() / (E - 1))
-    rest = float(((table - grand - rows[:, None] - columns) ** 2).sum() / ((S - 1) * (E - 1)))
-    total = max(seeds + examples - rest, seeds, examples)
-    if total <= 0:
-        return 0.0, S - 1
-    spread = seeds**2 / (S - 1) + examples**2 / (E - 1) + rest**2 / ((S - 1) * (E - 1))
-    df = int(total**2 / spread)
-    return total / (S * E), max(S - 1 if seeds >= examples else 1, df)
-
-
-def _interval(table: Array, seed: int, resamples: int, level: float) -> tuple[float, float]:
-    mean = float(table.mean())
-    variance, df = _variance(table)
-    if variance <= 0:
-        return mean, mean
-    rng = np.random.default_rng(seed)
-    deviations = _resampled(table.mean(axis=0), rng, resamples) - mean
-    if len(table) > 1:
-        deviations += _resampled(table.mean(axis=1), rng, resamples) - mean
-    spread = float(deviations.std())
-    if spread <= 0:
-        return mean, mean
-    widen = math.sqrt(variance) / spread * t_quantile(level, df) / NormalDist().inv_cdf((1 + level) / 2)
-    low, high = np.quantile(deviations, [(1 - level) / 2, (1 + level) / 2])
-    return mean + float(low) * widen, mean + float(high) * widen
-
-
-def _resampled(values: Array, rng: np.random.Generator, resamples: int) -> Array:
-    """Means (R,) of ``values`` (n,) drawn with replacement."""
-    n = len(values)
-    means = np.empty(resamples)
-    rows = max(1, _CHUNK // n)
-    for start in range(0, resamples, rows):
-        stop = min(start + rows, resamples)
-        means[start:stop] = values[rng.integers(0, n, size=(stop - start, n), dtype=np.int32)].mean(axis=1)
-    return means
-
-
-def _p_value(table: Array, seed: int, resamples: int) -> float:
-    if len(table) == 1:
-        return sign_flip_p(table[0], seed=seed, resamples=resamples)
-    if not table.any():
-        return 1.0
-    variance, df = _variance(table)
-    mean = float(table.mean())
-    if variance <= 0:  # every seed and example differs by the same amount: only the count of seeds speaks
-        return sign_flip_p(table.mean(axis=1))
-    return t_sf2(mean / math.sqrt(variance), df)

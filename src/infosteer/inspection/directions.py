@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from infosteer.errors import ConfigError, DataError
-from infosteer.evaluation.statistics import wilson
+from infosteer.evaluation.shares import wilson
 from infosteer.ops.separate import Area, check_classes, fit_bias, logistic, make_area, mass_mean, roc_area
 
 METHODS = ("mass_mean", "logistic", "random")

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from infosteer.errors import ConfigError
-from infosteer.evaluation.statistics import compare, wilson
+from infosteer.evaluation.shares import wilson
+from infosteer.evaluation.statistics import compare
 from infosteer.inspection.directions import (
     States,
     checked_labels,

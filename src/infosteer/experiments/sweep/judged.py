@@ -46,7 +46,7 @@ def judge(plan: Plan, finished: Sequence[tuple[Row, Mapping[str, Any]]], resampl
         for comparison in judged["comparisons"]:
             limit = _at_ceiling(plan, comparison["metric"], means)
             ranked = {"ranked": limit is None} | ({"reason": limit} if limit else {})
-            comparisons.append({**comparison, **ranked, **_power(scores, comparison)})
+            comparisons.append({**comparison, **ranked, **_seeds_needed(scores, comparison)})
     _correct(plan, comparisons)
     if finished and len(plan.recipe.seeds) == 1:
         notes.append("one seed: intervals cover the choice of examples, not of the seed")
@@ -67,46 +67,30 @@ def _at_ceiling(plan: Plan, metric: str, means: Mapping[str, float]) -> str | No
     return f"the baseline is at {mean:.1f} %, within {points:g} points of the ceiling"
 
 
-def _power(scores: Scores, comparison: Mapping[str, Any]) -> dict[str, Any]:
-    from infosteer.evaluation.power import components, detectable, seeds_for
+def _seeds_needed(scores: Scores, comparison: Mapping[str, Any]) -> dict[str, int | None]:
+    """``seeds_for_one_point`` of a share."""
+    from infosteer.evaluation.power import components, seeds_for
+    from infosteer.evaluation.statistics import differences
 
     arm, baseline, metric = (comparison[key] for key in ("arm", "baseline", "metric"))
-    seeds = [
-        seed for seed in sorted(scores[arm]) if metric in scores[arm][seed] and metric in scores[baseline].get(seed, {})
-    ]
-    share = is_share(split(metric)[1])
-    found: dict[str, Any] = {"n": len(seeds), "detectable": None} | ({"seeds_for_one_point": None} if share else {})
-    if len(seeds) < 2:
-        return found
-    pairs = [
-        [a - b for a, b in zip(scores[arm][seed][metric], scores[baseline][seed][metric], strict=True)]
-        for seed in seeds
-    ]
-    parts = components(pairs)
-    smallest = detectable(parts, len(seeds))
-    if smallest == 0:  # nothing differed anywhere: such a table says nothing about spread
-        return found
-    found["detectable"] = smallest
-    if share:
-        found["seeds_for_one_point"] = seeds_for(parts, POINT)
-    return found
+    if not is_share(split(metric)[1]):
+        return {}
+    if comparison["n"] < 2 or comparison["detectable"] is None:
+        return {"seeds_for_one_point": None}
+    left, right = (
+        {"": {seed: row[metric] for seed, row in scores[name].items() if metric in row}} for name in (arm, baseline)
+    )
+    return {"seeds_for_one_point": seeds_for(components(differences(left, right)[0]), POINT)}
 
 
 def _correct(plan: Plan, comparisons: Sequence[dict[str, Any]]) -> None:
-    """Put corrected p-values into the comparisons that are ranked."""
-    from infosteer.evaluation.multiple import adjust
+    """Put families, and p-values corrected within them, into the comparisons; those not ranked count for none."""
+    from infosteer.evaluation.multiple import correct
 
-    families: dict[str, list[dict[str, Any]]] = {}
     for comparison in comparisons:
         metric = comparison["metric"]
-        family = "primary" if metric in plan.sweep.primaries else metric.rpartition("/")[2]
-        comparison.update(family=family, p_holm=None, p_bh=None)
-        if comparison["ranked"]:
-            families.setdefault(family, []).append(comparison)
-    for members in families.values():
-        p_values = [member["p_value"] for member in members]
-        for member, holm, bh in zip(members, adjust(p_values, "holm"), adjust(p_values, "bh"), strict=True):
-            member.update(p_holm=holm, p_bh=bh)
+        comparison["family"] = "primary" if metric in plan.sweep.primaries else split(metric)[1]
+    correct(comparisons, [row["family"] if row["ranked"] else None for row in comparisons])
 
 
 def _count(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -124,7 +108,7 @@ def _reach(comparisons: Sequence[Mapping[str, Any]]) -> list[str]:
     """What the primary comparisons of shares could have found."""
     notes = []
     for row in comparisons:
-        if row["family"] != "primary" or row["detectable"] is None or "seeds_for_one_point" not in row:
+        if row["family"] != "primary" or row["detectable"] is None or "seeds_for_one_point" not in row or row["n"] < 2:
             continue
         seeds = row["seeds_for_one_point"]
         needed = f"one point needs {seeds} seeds" if seeds else "no number of seeds finds one point on so few examples"
