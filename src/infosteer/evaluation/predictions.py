@@ -21,8 +21,11 @@ from transformers.cache_utils import DynamicLayer
 from infosteer.evaluation.model_state import device_of, evaluating, forward_parameters, left_padded, vocabulary_size
 
 LOGITS_AT_ONCE = 2**26  # elements of the logits of one batch: 256 MB in fp32
+ROWS_AT_ONCE = 2**24  # elements of the logits that are copied and normalised at a time
 
 Array = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Place = tuple[int, int, int]  # row of a batch, position in its logits, token
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,10 +46,16 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Predictions:
-    """Log-probabilities in nats: of a request's queries, and of each branch's tokens after its first."""
+    """Log-probabilities in nats: of a request's queries, and of each branch's tokens after its first.
+
+    ``likeliest`` and ``branches_likeliest`` say of the same tokens whether greedy decoding would take them (of equally
+    likely ones it takes the first).
+    """
 
     trunk: Array
     branches: list[Array]
+    likeliest: Flags
+    branches_likeliest: list[Flags]
 
 
 def predict(
@@ -63,8 +72,10 @@ def predict(
     be too many; ``done`` is called with the numbers of the requests just finished.
     """
     names = forward_parameters(model)
-    results = [Predictions(trunk=np.zeros(0), branches=[])] * len(requests)
-    order = sorted((i for i in range(len(requests)) if requests[i].queries), key=lambda i: (-len(requests[i].ids), i))
+    nothing = (np.zeros(0), np.zeros(0, dtype=np.bool_))
+    results = [_prediction(nothing, [])] * len(requests)
+    asked = [i for i, request in enumerate(requests) if request.queries or request.branches]
+    order = sorted(asked, key=lambda i: (-len(requests[i].ids), i))
     with evaluating(model):
         for batch in _batches(order, requests, batch_size, vocabulary_size(model), "logits_to_keep" in names):
             chosen = [requests[i] for i in batch]
@@ -73,6 +84,15 @@ def predict(
             if done is not None:
                 done(batch)
     return results
+
+
+def _prediction(trunk: tuple[Array, Flags], branches: Sequence[tuple[Array, Flags]]) -> Predictions:
+    return Predictions(
+        trunk=trunk[0],
+        branches=[values for values, _ in branches],
+        likeliest=trunk[1],
+        branches_likeliest=[flags for _, flags in branches],
+    )
 
 
 def _predict_batch(
@@ -86,9 +106,9 @@ def _predict_batch(
     learnt_prompt = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
     cached = branched and "past_key_values" in names and not learnt_prompt
     out = model(**inputs, use_cache=cached, **options)
-    trunks = [_at_queries(logits, request) for logits, request in zip(out.logits, requests, strict=True)]
+    trunks = _at_queries(out.logits, requests)
     if not branched:
-        return [Predictions(trunk=trunk, branches=[]) for trunk in trunks]
+        return [_prediction(trunk, []) for trunk in trunks]
     cache = out.past_key_values if cached else None
     # Only plain layers are reused: sliding windows and recurrent states cannot be shared so simply.
     if isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers):
@@ -97,10 +117,10 @@ def _predict_batch(
         flat = predict(
             model, [whole for request in requests for whole in _wholes(request)], pad=pad, batch_size=batch_size
         )
-        found = [one.trunk for one in flat]
+        found = [(one.trunk, one.likeliest) for one in flat]
     branches = iter(found)
     return [
-        Predictions(trunk=trunk, branches=[next(branches) for _ in request.branches])
+        _prediction(trunk, [next(branches) for _ in request.branches])
         for trunk, request in zip(trunks, requests, strict=True)
     ]
 
@@ -115,7 +135,7 @@ def _wholes(request: Request) -> Iterator[Request]:
 
 def _with_cache(
     model: Any, cache: DynamicCache, mask: torch.Tensor, requests: Sequence[Request], pad: int, positions: bool
-) -> list[Array]:
+) -> list[tuple[Array, Flags]]:
     """All branches of a batch in one forward after the trunks' keys and values; branches are padded on the right."""
     rows = [(b, branch) for b, request in enumerate(requests) for branch in request.branches]
     device = mask.device
@@ -133,14 +153,14 @@ def _with_cache(
         use_cache=True,
         **places,
     ).logits
-    return [
-        _log_probs(logits[r], [(j - 1, branch[j]) for j in range(1, len(branch))]) for r, (_, branch) in enumerate(rows)
-    ]
+    return _log_probs(
+        logits, [[(r, j - 1, branch[j]) for j in range(1, len(branch))] for r, (_, branch) in enumerate(rows)]
+    )
 
 
 def _tail(request: Request) -> int:
     """How many positions from the end of the trunk its predictions reach."""
-    return len(request.ids) - min(p for p, _ in request.queries) + 1
+    return len(request.ids) - min((p for p, _ in request.queries), default=len(request.ids)) + 1
 
 
 def _batches(
@@ -166,20 +186,33 @@ def _batches(
         yield batch
 
 
-def _at_queries(logits: torch.Tensor, request: Request) -> Array:
-    """The queries of one trunk; logits are (K, V), those of its last K positions."""
-    offset = logits.shape[0] - len(request.ids) - 1  # the first p tokens predict from index p - 1 of the T fed
-    return _log_probs(logits, [(p + offset, token) for p, token in request.queries])
+def _at_queries(logits: torch.Tensor, requests: Sequence[Request]) -> list[tuple[Array, Flags]]:
+    """The queries of each trunk of a batch; logits are (B, K, V), those of the last K positions."""
+    places = []
+    for b, request in enumerate(requests):
+        offset = logits.shape[1] - len(request.ids) - 1  # the first p tokens predict from index p - 1 of the T fed
+        places.append([(b, p + offset, token) for p, token in request.queries])
+    return _log_probs(logits, places)
 
 
-def _log_probs(logits: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> Array:
-    """``log softmax`` of logits (K, V) at pairs (index, token); each index is normalised once."""
-    if not pairs:
-        return np.zeros(0)
-    indices = sorted({k for k, _ in pairs})
-    at = {k: n for n, k in enumerate(indices)}
-    chosen = logits[torch.tensor(indices, device=logits.device)].float()
-    rows = torch.tensor([at[k] for k, _ in pairs], device=logits.device)
-    tokens = torch.tensor([token for _, token in pairs], device=logits.device)
-    log_probs = chosen[rows, tokens] - chosen.logsumexp(dim=-1)[rows]
-    return log_probs.double().cpu().numpy()
+def _log_probs(logits: torch.Tensor, places: Sequence[Sequence[Place]]) -> list[tuple[Array, Flags]]:
+    """``log softmax`` of logits (B, K, V) at each list's places, and whether it is the largest there.
+
+    Each position is normalised once, however many of its tokens are asked for.
+    """
+    at = {position: n for n, position in enumerate(dict.fromkeys((b, k) for row in places for b, k, _ in row))}
+    if not at:
+        return [(np.zeros(0), np.zeros(0, dtype=np.bool_)) for _ in places]
+    b, k = torch.tensor(list(at), device=logits.device).T
+    totals, best = [], []
+    step = max(1, ROWS_AT_ONCE // logits.shape[-1])
+    for n in range(0, len(at), step):
+        chosen = logits[b[n : n + step], k[n : n + step]].float()
+        totals.append(chosen.logsumexp(dim=-1))
+        best.append(chosen.argmax(dim=-1))
+    rows = torch.tensor([at[i, j] for row in places for i, j, _ in row], device=logits.device)
+    tokens = torch.tensor([token for row in places for *_, token in row], device=logits.device)
+    values = (logits[b[rows], k[rows], tokens].float() - torch.cat(totals)[rows]).double().cpu().numpy()
+    flags = (torch.cat(best)[rows] == tokens).cpu().numpy()
+    ends = np.cumsum([len(row) for row in places])[:-1]
+    return list(zip(np.split(values, ends), np.split(flags, ends), strict=True))

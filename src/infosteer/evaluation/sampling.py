@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor
+from transformers import LogitsProcessor, TopKLogitsWarper, TopPLogitsWarper
 
 from infosteer.errors import ConfigError, DataError
 from infosteer.evaluation.answers import answer_limit
@@ -70,7 +70,7 @@ def sample(
     ]
 
     def noise(rows: Sequence[int]) -> LogitsProcessor:
-        return _Gumbel([keys[row] for row in rows], temperature)
+        return Draws([keys[row] for row in rows], temperature)
 
     decoded = decode(
         model,
@@ -144,15 +144,28 @@ def evaluate_pass(
     )
 
 
-class _Gumbel(LogitsProcessor):
-    """Logits over temperature plus Gumbel noise; one generator a row."""
+class Draws(LogitsProcessor):
+    """Logits over temperature plus Gumbel noise, so that the largest is a draw; one generator a row, seeded by its key.
 
-    def __init__(self, keys: Sequence[bytes], temperature: float) -> None:
+    ``top_k`` and ``top_p`` leave the k likeliest tokens, or the likeliest that hold the probability p together.
+    """
+
+    def __init__(
+        self, keys: Sequence[bytes], temperature: float, *, top_k: int | None = None, top_p: float | None = None
+    ) -> None:
         seeds = [int.from_bytes(hashlib.sha256(key).digest()[:16]) for key in keys]
         self.generators = [np.random.default_rng(seed) for seed in seeds]
         self.temperature = temperature
+        self.warpers: list[LogitsProcessor] = []
+        if top_k:
+            self.warpers.append(TopKLogitsWarper(top_k))
+        if top_p is not None and top_p < 1:
+            self.warpers.append(TopPLogitsWarper(top_p))
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         V = scores.shape[1]
         noise = np.stack([generator.gumbel(size=V) for generator in self.generators]).astype(np.float32)
-        return scores.float() / self.temperature + torch.from_numpy(noise).to(scores.device)  # type: ignore[return-value]
+        scores = scores.float() / self.temperature  # type: ignore[assignment]
+        for warper in self.warpers:
+            scores = warper(input_ids, scores)
+        return scores + torch.from_numpy(noise).to(scores.device)  # type: ignore[return-value]

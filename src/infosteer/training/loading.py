@@ -62,7 +62,7 @@ def load_tokenizer(model: str) -> Any:
 
 
 def load_model(model: str, *, dtype: str = "float32") -> Any:
-    """The causal language model, its weights read from safetensors in the given type.
+    """The causal language model, its weights read from safetensors in the given type (``auto``: as they are saved).
 
     Raises: ConfigError or RunError when it is missing or unreadable.
     """
@@ -73,7 +73,7 @@ def load_model(model: str, *, dtype: str = "float32") -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(
             source,
-            dtype=getattr(torch, dtype),
+            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
             use_safetensors=True,
             trust_remote_code=False,
             local_files_only=Path(source).is_dir(),
