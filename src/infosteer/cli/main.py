@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from infosteer.cli import compare, demo, env, inspect, locate, ls, memory, new, report, run, show, sweep, validate
+from infosteer.cli import compare, demo, env, eval, inspect, locate, ls, memory, new, report, run, show, sweep, validate
 
 app = typer.Typer(
     name="infosteer",
@@ -24,6 +24,7 @@ app.command("run")(run.run)
 app.command("sweep")(sweep.sweep)
 app.command("demo")(demo.demo)
 app.command("report")(report.report)
+app.command("eval")(eval.evaluate)
 app.command("inspect")(inspect.inspect)
 app.command("memory")(memory.memory)
 app.command("compare")(compare.compare)

@@ -27,7 +27,7 @@ def base_outcome(
     from infosteer.training.loading import load_model, load_tokenizer
 
     tokenizer = load_tokenizer(recipe.model)
-    with _without_bars():
+    with without_bars():
         model = load_model(recipe.model, dtype=recipe.train.dtype).eval()
     with _like_a_trained_arm(model, recipe.train.bf16):
         judged = evaluate_sets(model, tokenizer, sets, recipe, progress=progress)
@@ -39,7 +39,8 @@ def base_outcome(
 
 
 @contextlib.contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
+    """Keeps the bars that transformers draws while it loads weights out of ours."""
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()

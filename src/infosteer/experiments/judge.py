@@ -13,7 +13,7 @@ from infosteer.experiments.sections import EvaluateSettings
 
 if TYPE_CHECKING:
     from infosteer.core.surfaces import InterventionMethod, ProbeMethod
-    from infosteer.evaluation import EvalSet
+    from infosteer.evaluation import EvalSet, SetResult
 
 
 def load_sets(recipe: Recipe) -> dict[str, EvalSet]:
@@ -50,14 +50,19 @@ def evaluate_sets(
     for name, rows in sets.items():
         batch_size = recipe.evaluate[name].batch_size
         result = evaluate(model, tokenizer, [rows], batch_size=batch_size, progress=progress)[name]
-        judged[name] = {
-            "measures": result.measures,
-            "examples": {key: [_or_none(v) for v in values] for key, values in result.per_example.items()},
-            "failures": result.failures,
-            "samples": result.samples,
-            "settings": result.settings,
-        }
+        judged[name] = judged_of(result)
     return judged
+
+
+def judged_of(result: SetResult) -> dict[str, Any]:
+    """One set's result as plain data, as ``evaluate_sets`` returns it."""
+    return {
+        "measures": result.measures,
+        "examples": {key: [_or_none(v) for v in values] for key, values in result.per_example.items()},
+        "failures": result.failures,
+        "samples": result.samples,
+        "settings": result.settings,
+    }
 
 
 def add_probes(

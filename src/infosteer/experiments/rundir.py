@@ -14,13 +14,21 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import yaml
 
 from infosteer.core.config import difference, load_yaml
 from infosteer.errors import InfoSteerError, RunError
-from infosteer.experiments.recipe import Recipe, load_recipe
+from infosteer.experiments.recipe import load_recipe
+
+
+class Resolved(Protocol):
+    """Settings that a folder is made for: a recipe, or those of an evaluation."""
+
+    def to_config(self) -> dict[str, Any]:
+        """All of them as plain data."""
+
 
 _DISK = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the disk quota is used up"}
 
@@ -147,7 +155,7 @@ class RunDir:
     def checkpoint_folder(self, arm: str, seed: int) -> Path:
         return self.path / "checkpoints" / arm / f"seed-{seed}"
 
-    def open(self, recipe: Recipe) -> None:
+    def open(self, recipe: Resolved, *, fix: str = "choose another --output, or delete the folder") -> None:
         """Create or reopen the folder for this very recipe and take its lock.
 
         Raises: RunError when another process writes here, when the folder holds something else, or when it was made by
@@ -161,10 +169,10 @@ class RunDir:
                 "Another process is writing this run.", where=self.path, fix="wait for it, or choose another --output"
             )
         if self.recipe_file.is_file():
-            check_same(self.recipe_file, recipe.to_config())
+            check_same(self.recipe_file, recipe.to_config(), fix=fix)
         self._begin(recipe)
 
-    def claim(self, recipe: Recipe) -> bool:
+    def claim(self, recipe: Resolved) -> bool:
         """As ``open`` where the folder's name says what is in it; False, at once, when another process has it.
 
         The system gives a claim up when its process ends, however it ends.
@@ -187,7 +195,7 @@ class RunDir:
         except (OSError, ValueError):
             return None
 
-    def _begin(self, recipe: Recipe) -> None:
+    def _begin(self, recipe: Resolved) -> None:
         if not self.recipe_file.is_file():
             write_recipe(self.recipe_file, recipe.to_config())
         self._mend_metrics()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-SHARES = ("exact_match", "utilisation", "option_accuracy", "option_accuracy_norm")  # from 0 to 1, shown in percent
+# from 0 to 1, shown in percent
+SHARES = ("exact_match", "strict_match", "utilisation", "option_accuracy", "option_accuracy_norm")
 ORDER = (*SHARES, "answer_nll", "nll", "bits_per_byte")
 _BOUNDED = frozenset([*SHARES, "calibration_error", "verified", "process"])
 _LABELS = {
     "exact_match": "right answers",
+    "strict_match": "right answers, strictly read",
     "utilisation": "stored facts that are answered",
     "option_accuracy": "right options",
     "option_accuracy_norm": "right options, by likelihood per character",

@@ -1,0 +1,1 @@
+"""``infosteer eval``: models on benchmark tasks; chance, intervals and failures beside every score."""
