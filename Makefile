@@ -8,6 +8,9 @@ READY := $(VENV)/.ready
 TORCH := $(shell sed -n 's/^torch==/torch==/p' requirements.lock)
 PYTHON ?= $(shell command -v python3.11 >/dev/null 2>&1 && python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
 WORKERS ?= 2
+# Published as source only, and pure Python: built here, which asks for no compiler.
+SOURCES := rouge-score,sqlitedict,word2number
+TRITON := triton==3.9.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 APT := -o Acquire::Retries=1 -o Acquire::http::Timeout=20 -o DPkg::Lock::Timeout=60
 VERSION_CHECK := import sys; sys.exit(sys.version_info < (3, 11))
@@ -53,8 +56,9 @@ clean:  ## remove ./.venv, builds and caches; runs/ stays
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# torch comes first and alone: whatever is installed later finds it there and pulls no other build. Wheels only: a
-# machine without a compiler is told which package has none for it.
+# torch comes first and alone: whatever is installed later finds it there and pulls no other build. Wheels only, but for
+# SOURCES: a machine without a compiler is told which package has none for it. Triton is no part of torch's CPU build,
+# its kernels are then tested by interpreter; where torch brought its own, or there is none (not Linux), that is left.
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c '$(VERSION_CHECK)' 2>/dev/null || { echo "InfoSteer needs Python 3.11 or newer, but '$(PYTHON)' is \
 	`$(PYTHON) --version 2>&1 | head -n 1`. Install one, or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -62,6 +66,8 @@ $(READY): requirements.lock pyproject.toml
 	|| $(PYTHON) -m venv --clear $(VENV) || { echo "'$(PYTHON) -m venv' failed: install the venv module of your \
 	Python (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 1; }
 	$(PIP) install --only-binary :all: $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) $(TORCH)
-	$(PIP) install --only-binary :all: -r requirements.lock
+	$(PIP) install --only-binary :all: --no-binary $(SOURCES) -r requirements.lock
+	@$(BIN)/python -c 'import triton' 2>/dev/null || $(PIP) install --only-binary :all: --no-deps $(TRITON) || \
+	echo "no Triton here: its tests are skipped"
 	$(PIP) install --no-build-isolation --no-deps --editable .
 	@touch $@
