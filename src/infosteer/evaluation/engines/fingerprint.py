@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 
-_UNSEEN = ("_name_or_path", "name_or_path", "transformers_version", "dtype", "torch_dtype")  # of a config: no matter
+from infosteer.evaluation.decode import end_ids
+
+_UNSEEN = ("_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype")  # of a config: no matter
 
 
 def fingerprint_of(model: Any, tokenizer: Any, methods: Sequence[Any] = ()) -> str:
@@ -23,7 +25,8 @@ def fingerprint_of(model: Any, tokenizer: Any, methods: Sequence[Any] = ()) -> s
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     adapters = {name: config.to_dict() for name, config in getattr(model, "peft_config", {}).items()}
-    configs = [_config(model.config), _config(model.generation_config), adapters]  # a scale stands in no weight
+    ends = end_ids(model.generation_config, tokenizer)  # of that config, all that decoding here goes by
+    configs = [_config(model.config), ends, adapters]  # an adapter's scale stands in no weight
     facts = [configs, tokenizer_facts(tokenizer), list(methods)]
     digest.update(json.dumps(facts, sort_keys=True, default=_plain).encode())
     return digest.hexdigest()[:16]

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infosteer.evaluation import analyse
+from infosteer.evaluation.contamination import Contamination, rule
 from infosteer.evaluation.records import Scores
-from infosteer.evaluation.statistics import compare_macro, summarise_macro
+from infosteer.evaluation.statistics import compare_macro, summarise, summarise_macro
 from infosteer.experiments.environment import environment
 from infosteer.experiments.results import RESAMPLES, SCHEMA, scores_of
 from infosteer.experiments.suite.settings import Arm
@@ -24,7 +25,7 @@ def build_results(
     outcomes: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Mapping[str, Any]],
     *,
-    contamination: Mapping[str, Any] | None = None,
+    contamination: Mapping[str, Contamination] | None = None,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """Everything that the outcomes say together.
@@ -34,7 +35,7 @@ def build_results(
         arms: all models asked for; the first one's arm is the baseline of comparisons.
         outcomes: of models that are done, or failed.
         facts: set -> ``rows``, ``chance`` (what guessing scores), ``majority`` (what the commonest answer scores).
-        contamination: set -> what of it stands in training data.
+        contamination: set -> what of it stands in training data, where that was asked for.
 
     Returns: results of schema 1, with a row for every arm and set in ``tasks``, and one for every arm, group and score
         in ``macro``.
@@ -57,7 +58,7 @@ def build_results(
         "arms": [{"arm": o["arm"], "seed": o["seed"], "metrics": o["metrics"]} for o in finished],
         "summary": judged["summary"],
         "comparisons": judged["comparisons"],
-        "tasks": _tasks(config, judged["summary"], finished, facts, contamination or {}),
+        "tasks": _tasks(config, judged["summary"], scores, finished, facts, contamination or {}),
         "macro": macro,
         "batch_effect": [
             {"arm": o["arm"], "seed": o["seed"], **o["batch_effect"]} for o in finished if o["batch_effect"]
@@ -73,9 +74,10 @@ def build_results(
 def _tasks(
     config: Mapping[str, Any],
     summary: Sequence[Mapping[str, Any]],
+    scores: Scores,
     finished: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Mapping[str, Any]],
-    contamination: Mapping[str, Any],
+    contamination: Mapping[str, Contamination],
 ) -> list[dict[str, Any]]:
     """One row an arm and set: n, chance, every measure with its interval and where chance lies, failures."""
     rows = []
@@ -106,9 +108,25 @@ def _tasks(
                 "majority": known.get("majority"),
                 "measures": measures,
                 "failures": failures,
-                "contamination": contamination.get(task),
+                "contamination": _contaminated(contamination.get(task), scores[arm], list(measures)),
             })  # fmt: skip
     return rows
+
+
+def _contaminated(
+    found: Contamination | None, by_seed: Mapping[int, Mapping[str, Sequence[float]]], measures: Sequence[str]
+) -> dict[str, Any] | None:
+    """What of a set stands in training data, and every measure over the rows that do not."""
+    if found is None:
+        return None
+    clean: dict[str, Any] = {}
+    if len(found.dirty) < found.examples:
+        for measure in measures:
+            columns = {seed: row[f"{found.name}/{measure}"] for seed, row in by_seed.items()}
+            if all(len(column) == found.examples for column in columns.values()):
+                kept = summarise({seed: found.clean(column) for seed, column in columns.items()})
+                clean[measure] = {"mean": kept.mean, "low": kept.low, "high": kept.high}
+    return {**found.to_json(), "rule": rule(), "clean": {"rows": found.examples - len(found.dirty), "measures": clean}}
 
 
 def _rows(mine: Sequence[Mapping[str, Any]], task: str) -> int:

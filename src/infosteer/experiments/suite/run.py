@@ -14,6 +14,7 @@ from typing import Any
 
 from infosteer.errors import ConfigError, InfoSteerError, RunError
 from infosteer.evaluation import EvalSet, SetResult
+from infosteer.evaluation.contamination import Contamination, check_sets
 from infosteer.evaluation.engines.kept import KeptEngine
 from infosteer.evaluation.engines.store import Store, key_of
 from infosteer.evaluation.evaluate import evaluate_with
@@ -76,7 +77,7 @@ class Suite:
         self.arms = arms_of(settings.models)
         self.wanted: Wanted = load_wanted(settings)
         self.config = self._resolved()
-        self.contamination: dict[str, Any] | None = None
+        self.contamination: dict[str, Contamination] | None = None
 
     def _resolved(self) -> dict[str, Any]:
         arms: dict[str, dict[str, Any]] = {}
@@ -255,8 +256,9 @@ class Suite:
             progress=self.reporter.progress,
         )
 
-    def _contamination(self) -> dict[str, Any]:
-        raise NotImplementedError
+    def _contamination(self) -> dict[str, Contamination]:
+        self.reporter.note(f"looking for the questions in {', '.join(self.settings.against)}")
+        return check_sets(self.wanted.sets.values(), self.settings.against)
 
     def _write_results(self) -> None:
         outcomes = [o for arm in self.arms if (o := self.folder.read_outcome(arm.name, arm.seed)) is not None]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from infosteer.inspection.measures import label, show
 from infosteer.experiments.suite.results import GENERATED, OPTION, OPTION_NORM, STRICT
+from infosteer.inspection.measures import label, show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -49,6 +49,8 @@ def other_lines(results: Mapping[str, Any], arm: str) -> list[str]:
         if task["arm"] == arm and not known:
             told = ", ".join(f"{label(m)} {_score(row, measure=m)}" for m, row in task["measures"].items())
             lines.append(f"{task['task']} ({task['n']} rows): {told}")
+        if task["arm"] == arm and task["contamination"] is not None:
+            lines.append(_contaminated(task))
     for effect in results["batch_effect"]:
         if effect["arm"] == arm:
             parts = {"predictions": "predicted texts", "verdicts": "verdicts", "options": "likeliest options"}
@@ -90,6 +92,15 @@ def markdown(results: Mapping[str, Any], arm: str) -> str:
     """One arm as a Markdown table."""
     lines = ["| " + " | ".join(COLUMNS) + " |", "|---|" + "---:|" * (len(COLUMNS) - 1)]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows_of(results, arm))]) + "\n"
+
+
+def _contaminated(task: Mapping[str, Any]) -> str:
+    found = task["contamination"]
+    told = f"{task['task']}: {len(found['dirty'])} of {found['examples']} rows stand in training data"
+    clean = found["clean"]["measures"].get(GENERATED)
+    if found["dirty"] and clean is not None:
+        told += f"; right answers on the others {_score(clean)}"
+    return told
 
 
 def _compared(results: Mapping[str, Any]) -> list[str]:
