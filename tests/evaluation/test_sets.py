@@ -121,7 +121,14 @@ def test_numbers(prediction: str, extracted: str | None, correct: bool) -> None:
 
 def test_an_option_that_cannot_be_told_is_never_scored_by_luck() -> None:
     row = {"answer": "answer1", "options": ["answer1", "answer2"]}
-    assert judge("answer1, answer2", row, "option").extracted is None
-    assert not judge("answer1, answer2", row, "option").correct
-    assert judge("the correct answer is answer1", row, "option").correct
-    assert judge("answer2", row, "option").extracted == "answer2"
+    listed = judge("answer1, answer2", row, "option")
+    assert (
+        listed.extracted == "answer1"
+    )  # by the published rule, which takes the first: the strict one stands beside it
+    assert listed.strict is not None
+    assert (listed.strict.extracted, listed.strict.correct) == (None, False)
+    for text, extracted in (("the correct answer is answer1", "answer1"), ("answer2", "answer2"), ("neither", None)):
+        verdict = judge(text, row, "option")
+        assert verdict.strict is not None
+        assert verdict.extracted == verdict.strict.extracted == extracted
+        assert verdict.correct == verdict.strict.correct == (extracted == "answer1")

@@ -24,6 +24,7 @@ from infosteer.evaluation.sets import EvalSet
 logger = logging.getLogger(__name__)
 
 SAMPLES = 5  # predictions kept for people to look at
+SHOWN_PLACES = 5  # rows named in a warning
 REASONING_TOKENS = 256  # room for a worked solution before its answer
 MARGIN_TOKENS = 8  # room beyond the longest answer: one that runs on must be seen to run on
 
@@ -87,6 +88,9 @@ def measure_answers(
             "no_answer": sum(v.extracted is None and not d.too_long for v, d in zip(verdicts, decoded, strict=True)),
             "unfinished": sum(not one.finished and not one.too_long for one in decoded),
         }
+        strict = [(v.strict, d) for v, d in zip(verdicts, decoded, strict=True) if v.strict is not None]
+        if strict:
+            failures["no_answer_strict"] = sum(r.extracted is None and not d.too_long for r, d in strict)
     if scores is not None:
         columns |= _likelihood_columns(evalset, options, scores)
     # A measure of the whole set has one value, which only other seeds can put an interval around.
@@ -111,6 +115,9 @@ def measure_answers(
 
 def _decoded_columns(decoded: Sequence[Decoded], verdicts: Sequence[Verdict]) -> dict[str, Array]:
     columns = {"exact_match": np.array([verdict.correct for verdict in verdicts], dtype=np.float64)}
+    strict = [verdict.strict.correct for verdict in verdicts if verdict.strict is not None]
+    if strict:
+        columns["strict_match"] = np.array(strict, dtype=np.float64)
     for name in verdicts[0].measures:
         columns[name] = np.array([verdict.measures[name] for verdict in verdicts], dtype=np.float64)
     return columns
@@ -137,7 +144,8 @@ def _count_too_long(
 ) -> int:
     n = len(evalset.rows)
     flags = [[one.too_long for one in found] for found in (decoded, scores) if found is not None]
-    too_long = sum(any(marks) for marks in zip(*flags, strict=True))
+    over = [place for place, marks in enumerate(zip(*flags, strict=True)) if any(marks)]
+    too_long = len(over)
     if too_long == n:
         raise DataError(
             "no example of the set fits the model's context",
@@ -148,13 +156,19 @@ def _count_too_long(
     if too_long:
         logger.warning(
             "%s: %d of %d examples are longer than the model's context of %s tokens; their answers count as wrong and "
-            "their likelihoods are left out",
+            "their likelihoods are left out%s",
             evalset.name,
             too_long,
             n,
             context,
+            _listed([evalset.places[place] for place in over]) if len(evalset.places) == n else "",
         )
     return too_long
+
+
+def _listed(places: Sequence[str]) -> str:
+    more = f" and {len(places) - SHOWN_PLACES} more" if len(places) > SHOWN_PLACES else ""
+    return f": {', '.join(places[:SHOWN_PLACES])}{more}"
 
 
 def must_be_finite(evalset: EvalSet, values: Array) -> None:
@@ -186,7 +200,7 @@ def _sample(prompt: str, row: Mapping[str, Any], one: Decoded, verdict: Verdict)
 
 
 def _row(prompt: str, row: Mapping[str, Any], one: Decoded, verdict: Verdict) -> dict[str, Any]:
-    return {
+    kept = {
         "prompt_sha256": hashlib.sha256(prompt.encode()).hexdigest()[:16],
         "answer": row["answer"],
         "prediction": one.text,
@@ -196,3 +210,6 @@ def _row(prompt: str, row: Mapping[str, Any], one: Decoded, verdict: Verdict) ->
         "extracted": verdict.extracted,
         "correct": verdict.correct,
     }
+    if verdict.strict is None:
+        return kept
+    return kept | {"strict": verdict.strict.extracted, "strict_correct": verdict.strict.correct}

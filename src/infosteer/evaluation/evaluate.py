@@ -16,6 +16,7 @@ from infosteer.evaluation.sets import EvalSet
 BOUNDED = frozenset(
     [
         "exact_match",
+        "strict_match",
         "calibration_error",
         "utilisation",
         "option_accuracy",
@@ -62,11 +63,12 @@ def evaluate_with(
 ) -> dict[str, SetResult]:
     """Evaluate an engine's model on every set.
 
-    Measures of sets with answers: ``exact_match`` (greedy decoding, judged as the set's ``scoring`` says),
-    ``calibration_error`` (of the decoded answers' confidences), ``answer_nll`` (mean nats per answer token, the mean
-    over examples), and for rows with options ``option_accuracy`` (highest log-likelihood) and ``option_accuracy_norm``
-    (highest per byte); ties go to the first option. Worked solutions also have ``verified`` and ``process`` (see
-    ``judge``). Measures of sets of documents: ``nll`` (nats per token) and ``bits_per_byte``.
+    Measures of sets with answers: ``exact_match`` (greedy decoding, judged as the set's ``scoring`` says) and, where
+    that has two rules, ``strict_match`` by the strict one, ``calibration_error`` (of the decoded answers'
+    confidences), ``answer_nll`` (mean nats per answer token, the mean over examples), and for rows with options
+    ``option_accuracy`` (highest log-likelihood) and ``option_accuracy_norm`` (highest per byte); ties go to the first
+    option. Worked solutions also have ``verified`` and ``process`` (see ``judge``). Measures of sets of documents:
+    ``nll`` (nats per token) and ``bits_per_byte``.
 
     Args:
         max_new_tokens: longest answer to decode; None takes the set's own, or the default of its scoring.
@@ -97,6 +99,7 @@ def evaluate_with(
             "batch_size": batch_size,
             "seed": seed,
             "skipped": evalset.skipped,
+            **evalset.facts,
             **engine.describe(),
         }
         counter = _counter(progress, len(evalset.rows))

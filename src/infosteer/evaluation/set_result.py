@@ -17,8 +17,8 @@ class SetResult:
         per_example: each measure for each example, in the set's order; their mean is the measure. NaN where an example
             could not be scored. A measure of the set as a whole (calibration_error) has one value.
         samples: a few examples {"prompt", "answer", "prediction", "correct"}, the same ones for every model.
-        failures: counts of "no_answer" (none could be read from the prediction), "unfinished" (stopped by the limit of
-            new tokens) and "too_long" (the model's context holds no room).
+        failures: counts of "no_answer" (none could be read from the prediction; "no_answer_strict" by the strict rule),
+            "unfinished" (stopped by the limit of new tokens) and "too_long" (the model's context holds no room).
         settings: how it was scored, enough to repeat it.
         rows: what was decoded and read for every example, in the set's order; empty where nothing was decoded.
     """
