@@ -92,7 +92,7 @@ def read_rows(
     problems: list[str] = []
     places: list[str] = []
     count = 0
-    for record in _records(source, split=split, limit=limit, base_dir=base_dir, purpose=purpose, options=options):
+    for record in read_records(source, split=split, limit=limit, base_dir=base_dir, purpose=purpose, options=options):
         if record.row is None:
             problem = record.problem
         else:
@@ -186,7 +186,7 @@ def _detected(row: Mapping[str, Any], where: str, purpose: Purpose, skip: bool) 
     )
 
 
-def _records(
+def read_records(
     source: str,
     *,
     split: str | None,
@@ -195,6 +195,10 @@ def _records(
     purpose: Purpose,
     options: dict[str, Any],
 ) -> Iterator[Record]:
+    """The rows of a source as they stand in it, one by one, for ``read_rows`` and whoever wants them raw.
+
+    ``limit`` tells generated sources how many are wanted; others go on to their end. Raises: as ``read_rows``.
+    """
     if source.startswith("lab:"):
         yield from _lab(source, split, limit, options)
         return
