@@ -7,6 +7,7 @@ import types
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from infosteer.experiments.parts import PartsSettings, Reproduces
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.sections import Arm, DataSettings, EvaluateSettings
 from infosteer.experiments.sweep.settings import Range, SweepSettings, Tune
@@ -24,6 +25,8 @@ SECTIONS: tuple[tuple[str, type[Any]], ...] = (
     ("`sweep`", SweepSettings),
     ("`sweep.random.KEY`", Range),
     ("`sweep.tune`", Tune),
+    ("Recipes in parts", PartsSettings),
+    ("`reproduces`", Reproduces),
 )
 WORDS = {bool: "true/false", int: "whole number", float: "number", str: "text", type(None): "null", Any: "any"}
 

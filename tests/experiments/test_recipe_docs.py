@@ -13,7 +13,9 @@ from typer.core import TyperGroup
 
 from infosteer import errors
 from infosteer.cli.main import app
+from infosteer.experiments.parts import parts_of
 from infosteer.experiments.recipe import load_recipe
+from infosteer.experiments.source import Source
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -24,11 +26,13 @@ def test_the_key_tables_are_those_of_the_dataclasses() -> None:
 
 
 def test_the_recipes_on_the_page_are_valid() -> None:
-    first, second = re.findall(r"```yaml\n(.*?)```", reference.PAGE.read_text(), re.DOTALL)
+    first, second, third = re.findall(r"```yaml\n(.*?)```", reference.PAGE.read_text(), re.DOTALL)
     recipe = load_recipe(yaml.safe_load(first))
     assert list(recipe.arms) == ["plain", "intervention", "regularisation", "both"]
     recipe = load_recipe(yaml.safe_load(second))
     assert recipe.train_for("lower_rate").learning_rate == 1e-4
+    parts = parts_of(yaml.safe_load(third), Source("page"), Path.cwd(), ["model=facts", "task=[few,many]"])
+    assert [part.name for part in parts.chosen] == ["facts/few", "facts/many"]
 
 
 def test_every_verb_and_option_is_on_the_page() -> None:

@@ -57,7 +57,7 @@ def _recipes(pattern: str) -> list[dict[str, str]]:
     import fnmatch
 
     from infosteer.core.config import load_yaml
-    from infosteer.experiments.recipe import shipped_recipes
+    from infosteer.experiments.library import shipped_recipes
 
     rows = []
     for name, path in shipped_recipes().items():

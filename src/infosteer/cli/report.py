@@ -17,8 +17,17 @@ def report(
         Path | None, typer.Option("--figures", help="A folder for every chart as PNG and SVG (needs the extra plots).")
     ] = None,
 ) -> None:
-    """Write a run as one self-contained HTML page and print its path."""
+    """Write a run as one self-contained HTML page, or the table and pages of a recipe in parts; print their paths."""
+    from infosteer.cli.run import print_study
+    from infosteer.experiments.study import FILE, write_table
     from infosteer.inspection.report import write_report
+
+    if (run / FILE).is_file():
+        if output is not None or figures is not None:
+            raise typer.BadParameter("--output and --figures are for the run of a single part")
+        write_table(run)
+        print_study(run, json=False)
+        return
 
     path = write_report(run, output, figures=figures)
     typer.echo(str(path))

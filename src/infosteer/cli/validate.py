@@ -18,17 +18,26 @@ def validate(
     """Check recipe, data, evaluation sets and layers; print the first rows' tokens (bold: tokens that carry loss)."""
     from infosteer.cli.console import print_json
     from infosteer.cli.run import check_overrides
-    from infosteer.experiments.preview import preview
-    from infosteer.experiments.recipe import load_recipe
+    from infosteer.experiments.figures import load_figures
+    from infosteer.experiments.parts import parts_of
+    from infosteer.experiments.preview import preview, preview_parts
+    from infosteer.experiments.recipe import load_recipe, read_raw
     from infosteer.experiments.sweep.drive import plan_of
     from infosteer.experiments.sweep.forecast import describe
 
     changes = check_overrides(overrides)
-    loaded = load_recipe(recipe, changes)
-    plan = plan_of(recipe, overrides=changes)[0] if loaded.sweep is not None else None
-    facts = preview(loaded, rows)
-    if plan is not None:
-        facts["summary"] |= {f"sweep: {name}": value for name, value in describe(plan).items()}
+    data, source, folder = read_raw(recipe)
+    if "parts" in data:
+        parts = parts_of(data, source, folder, changes)
+        if parts.reproduces is not None:
+            load_figures(parts.reproduces)
+        facts = preview_parts(parts, rows)
+    else:
+        loaded = load_recipe(recipe, changes)
+        plan = plan_of(recipe, overrides=changes)[0] if loaded.sweep is not None else None
+        facts = preview(loaded, rows)
+        if plan is not None:
+            facts["summary"] |= {f"sweep: {name}": value for name, value in describe(plan).items()}
     if json:
         print_json(facts)
     else:

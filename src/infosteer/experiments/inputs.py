@@ -70,8 +70,11 @@ def _is_text(row: Mapping[str, Any]) -> bool:
     return isinstance(row.get("text", row.get("completion")), str)
 
 
-def check_methods(recipe: Recipe) -> None:
+def check_methods(recipe: Recipe, skeleton: Any = None) -> None:
     """Every method's layers against the model's, and its calibration text, without loading weights.
+
+    Args:
+        skeleton: the model's modules without weights; read from its config unless given.
 
     Raises: ArchitectureError for a model without known sites; ConfigError for layers that it does not have, and for a
         method that needs a calibration text where there is none; DataError for one that cannot be read.
@@ -84,7 +87,7 @@ def check_methods(recipe: Recipe) -> None:
 
     if not any(arm.methods for arm in recipe.arms.values()):
         return
-    sites = locate(load_skeleton(recipe.model), trust_structure=recipe.trust_structure)
+    sites = locate(skeleton or load_skeleton(recipe.model), trust_structure=recipe.trust_structure)
     for name, arm in recipe.arms.items():
         texts = calibration_texts(recipe.data_for(name))
         for index, mapping in enumerate(arm.methods):

@@ -7,11 +7,13 @@ from typing import Any
 
 from infosteer.experiments.inputs import check_methods, training_rows
 from infosteer.experiments.judge import load_sets
+from infosteer.experiments.parts import Parts
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.schema import flat
 from infosteer.experiments.sections import Arm
+from infosteer.experiments.stand_in import skeleton_of, tokenizer_of, told
+from infosteer.experiments.study import check_inputs
 from infosteer.training.encode import IGNORED, Encoded, encode_rows
-from infosteer.training.loading import load_tokenizer
 from infosteer.training.settings import TrainSettings
 
 
@@ -25,17 +27,15 @@ def preview(recipe: Recipe, count: int) -> dict[str, Any]:
     """
     training = training_rows(recipe.data, recipe.seeds[0])
     sets = load_sets(recipe)
-    check_methods(recipe)
-    tokenizer = load_tokenizer(recipe.model)
+    check_methods(recipe, skeleton_of(recipe.model)[0])
+    tokenizer = tokenizer_of(recipe.model)[0]
     train = recipe.train
     encoded = _encoded(training.rows, tokenizer, train)
     lengths = [len(row["input_ids"]) for row in encoded.rows]
-    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
-    steps = train.max_steps if train.max_steps > 0 else math.ceil(len(lengths) / batch * train.num_train_epochs)
-    warmup = train.warmup_steps * steps if train.warmup_steps < 1 else train.warmup_steps
     summary = {
         "recipe": recipe.name or "(no name)",
         "model": recipe.model,
+        **({"note": note} if (note := told(recipe.model)) else {}),
         "arms": "; ".join(f"{name}: {_arm(arm)}" for name, arm in recipe.arms.items()),
         **_own_rows(recipe, tokenizer),
         "baseline": recipe.baseline,
@@ -45,13 +45,46 @@ def preview(recipe: Recipe, count: int) -> dict[str, Any]:
         "from": ", ".join(recipe.data.sources),
         "tokens a row": f"{min(lengths)} to {max(lengths)}, mean {sum(lengths) / len(lengths):.0f}",
         "cut at max_length": f"{encoded.truncated} rows; {encoded.dropped} dropped, no label left",
-        "steps": f"about {steps} of {batch} rows, on one device"
-        + ("; the warm-up never ends" if warmup >= steps else ""),
+        "steps": _steps(train, len(lengths)),
         "loss on": "the completion" if train.completion_only_loss else "prompt and completion",
         "adapter": "none, all weights" if train.peft is None else f"{train.peft.method}, rank {train.peft.r}",
         "evaluation": "; ".join(f"{name}: {len(one.rows)} rows, {one.scoring}" for name, one in sets.items()),
     }
     return {"summary": summary, "rows": [_row(row, tokenizer) for row in encoded.rows[:count]]}
+
+
+def preview_parts(parts: Parts, count: int) -> dict[str, Any]:
+    """Check everything that needs no weights of the chosen parts, and describe them: the first as ``preview`` does.
+
+    Raises: as ``preview``; DataError that lists every part whose rows are missing.
+    """
+    sizes: dict[str, str] = {}
+
+    def check(recipe: Recipe) -> None:
+        rows = len(training_rows(recipe.data, recipe.seeds[0]).rows)
+        sets = ", ".join(f"{name} {len(one.rows)}" for name, one in load_sets(recipe).items())
+        sizes[_task(recipe)] = f"{rows} training rows; steps: {_steps(recipe.train, rows)}; asks {sets}"
+        check_methods(recipe, skeleton_of(recipe.model)[0])
+
+    check_inputs(parts, check)
+    lines = {f"part {part.name}": f"{part.recipe.model}; {sizes[_task(part.recipe)]}" for part in parts.chosen}
+    first = preview(parts.chosen[0].recipe, count)
+    told_of = parts.reproduces
+    about = f"; beside table {told_of.table} of arXiv {told_of.paper}" if told_of is not None else ""
+    summary = {"parts": f"{len(parts.chosen)}{about}", **lines, **first["summary"]}
+    return {"summary": summary, "rows": first["rows"]}
+
+
+def _steps(train: TrainSettings, rows: int) -> str:
+    batch = train.per_device_train_batch_size * train.gradient_accumulation_steps
+    steps = train.max_steps if train.max_steps > 0 else math.ceil(rows / batch * train.num_train_epochs)
+    warmup = train.warmup_steps * steps if train.warmup_steps < 1 else train.warmup_steps
+    never = "; the warm-up never ends" if warmup >= steps else ""
+    return f"about {steps} of {batch} rows, on one device{never}"
+
+
+def _task(recipe: Recipe) -> str:
+    return repr((recipe.data, recipe.evaluate))
 
 
 def _arm(arm: Arm) -> str:

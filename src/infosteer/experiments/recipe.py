@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from infosteer.core.config import nearest
 from infosteer.core.registry import build_method, describe_method
 from infosteer.errors import ConfigError
+from infosteer.experiments.library import read_recipe
 from infosteer.experiments.overrides import apply_override
 from infosteer.experiments.schema import build, merged, partial, to_plain
 from infosteer.experiments.sections import Arm, DataSettings, EvaluateSettings
-from infosteer.experiments.source import KeyPath, Source, read_recipe_file
+from infosteer.experiments.source import KeyPath, Source
 from infosteer.experiments.sweep.settings import SweepSettings
 from infosteer.training.settings import TrainSettings, setting
 
@@ -89,38 +89,6 @@ class Recipe:
         return plain
 
 
-def shipped_folder() -> Path:
-    """Where shipped recipes lie: in the installed package, or in the repository of an editable install."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "recipes"
-    return installed if installed.is_dir() else package.parents[1] / "recipes"
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """Name -> file of every shipped recipe."""
-    return {path.stem: path for path in sorted(shipped_folder().glob("*.yaml"))}
-
-
-def find_recipe(spec: str | Path) -> Path:
-    """The file of a recipe given by path or by shipped name.
-
-    Raises: ConfigError when there is neither, naming the nearest shipped recipe.
-    """
-    path = Path(spec).expanduser()
-    if path.is_file():
-        return path
-    shipped = shipped_recipes()
-    if str(spec) in shipped:
-        return shipped[str(spec)]
-    close = nearest(path.stem, shipped)
-    raise ConfigError(
-        "There is no such recipe.",
-        where=spec,
-        expected=f"a YAML file, or one of {', '.join(shipped) or 'no shipped recipes'}",
-        fix=f"did you mean {close!r}?" if close else "list shipped recipes with `infosteer ls --recipes`",
-    )
-
-
 def read_raw(
     spec: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()
 ) -> tuple[dict[str, Any], Source, Path]:
@@ -131,19 +99,22 @@ def read_raw(
     if isinstance(spec, Mapping):
         data, source, folder = copy.deepcopy(dict(spec)), Source("recipe"), Path.cwd()
     else:
-        path = find_recipe(spec)
-        data, source = read_recipe_file(path)
-        folder = path.resolve().parent
+        data, source, folder, name = read_recipe(spec)
         if isinstance(data, dict):
-            data.setdefault("name", path.stem)
+            data.setdefault("name", name)
     if not isinstance(data, dict):
         raise ConfigError("A recipe is a mapping of keys to values.", where=source.name, got=type(data).__name__)
+    return prepared(data, overrides), source, folder
+
+
+def prepared(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """``data`` with sets that are given as a source alone written out, and the overrides applied, in place."""
     sets = data.get("evaluate")
     if isinstance(sets, Mapping):
         data["evaluate"] = {k: {"source": v} if isinstance(v, str) else v for k, v in sets.items()}
     for override in overrides:
         apply_override(data, override)
-    return data, source, folder
+    return data
 
 
 def load_recipe(spec: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -157,13 +128,19 @@ def load_recipe(spec: str | Path | Mapping[str, Any], overrides: Sequence[str] =
 def recipe_from(data: Mapping[str, Any], source: Source, folder: Path) -> Recipe:
     """Check plain data against the declared keys, resolve paths, and write every method out with its defaults."""
     data = dict(data)
+    if "parts" in data:
+        raise ConfigError(
+            "This recipe has parts, each a recipe of its own.",
+            where=source.at(("parts",)),
+            fix="`infosteer run` and `infosteer validate` take it as a whole; name one value of each part to have one",
+        )
     arms = data.get("arms")
     if isinstance(arms, Mapping):
         data["arms"] = {name: [] if methods is None else methods for name, methods in arms.items()}
     recipe = build(Recipe, data, (), source)
     _check(recipe, source)
     arms = {name: _resolve_arm(arm, name, data["arms"][name], source, folder) for name, arm in recipe.arms.items()}
-    sets = {n: replace(s, source=resolve_path(s.source, folder)) for n, s in recipe.evaluate.items()}
+    sets = {name: _resolve_set(one, folder) for name, one in recipe.evaluate.items()}
     found = tuple(resolve_path(source, folder) for source in recipe.data.sources)
     rows = replace(recipe.data, train=found[0] if isinstance(recipe.data.train, str) else found)
     if rows.calibration is not None:
@@ -177,7 +154,7 @@ def recipe_from(data: Mapping[str, Any], source: Source, folder: Path) -> Recipe
 
 def resolve_path(text: str, folder: Path) -> str:
     """A path that exists from here, the recipe's folder or its parent, made absolute; else the text itself."""
-    if text.partition(":")[0] in ("embedded", "lab") or not text:
+    if text.partition(":")[0] in ("embedded", "lab", "task") or not text:
         return text
     shared = os.environ.get(DATA_VARIABLE)
     if shared and text.startswith(_DATA_PREFIX):
@@ -187,6 +164,14 @@ def resolve_path(text: str, folder: Path) -> str:
         if candidate.exists():
             return str(candidate.resolve())
     return text
+
+
+def _resolve_set(settings: EvaluateSettings, folder: Path) -> EvaluateSettings:
+    """A set whose source, or the data folder of the task that it is, is an absolute path where it exists."""
+    options = dict(settings.options)
+    if isinstance(options.get("data"), str):
+        options["data"] = resolve_path(options["data"], folder)
+    return replace(settings, source=resolve_path(settings.source, folder), options=options)
 
 
 def _resolve_sweep(sweep: SweepSettings | None, folder: Path) -> SweepSettings | None:
@@ -250,7 +235,7 @@ def _check(recipe: Recipe, source: Source) -> None:
             got=BASE_ARM,
             fix="give the arm another name, or set evaluate_base: false",
         )
-    if recipe.name and not _NAME.fullmatch(recipe.name):
+    if recipe.name and not all(_NAME.fullmatch(part) for part in recipe.name.split("/")):
         raise ConfigError("This name cannot be a folder's name.", where=source.at(("name",)), got=recipe.name)
     if not recipe.seeds:
         raise ConfigError("A recipe needs at least one seed.", where=source.at(("seeds",)))

@@ -12,7 +12,8 @@ from infosteer.errors import ConfigError, InfoSteerError, NoEffectError, NonFini
 from infosteer.experiments.base import base_outcome
 from infosteer.experiments.bench import Bench, disk_error, failed_outcome
 from infosteer.experiments.judge import add_stored
-from infosteer.experiments.recipe import BASE_ARM, BASE_SEED, Recipe, read_raw, recipe_from, resolve_path
+from infosteer.experiments.parts import parts_of
+from infosteer.experiments.recipe import BASE_ARM, BASE_SEED, Recipe, prepared, read_raw, recipe_from, resolve_path
 from infosteer.experiments.reporter import Reporter
 from infosteer.experiments.results import write_results
 from infosteer.experiments.rundir import RunDir, disk_full
@@ -36,12 +37,19 @@ def run(
         overrides: ``key=value`` changes to the recipe.
         reporter: gets progress events.
 
-    Returns: the run's folder; ``results.json`` in it says what came out.
+    Returns: the run's folder; ``results.json`` in it says what came out. Of a recipe in parts, the folder of the parts'
+        runs; ``table.md`` in it is the table that the recipe reproduces.
 
     Raises: InfoSteerError for anything wrong with recipe, data, model or folder; RunError at the end when an arm
         failed, with the results of all others saved.
     """
-    data, source, folder = read_raw(recipe, overrides)
+    data, source, folder = read_raw(recipe)
+    if "parts" in data:
+        from infosteer.experiments.study import run_parts
+
+        parts = parts_of(data, source, folder, overrides)
+        return run_parts(parts, Path(output) if output else RUNS / parts.name, reporter or Reporter())
+    data = prepared(data, overrides)
     train = data.get("train")
     if isinstance(train, Mapping) and train.get("stage") == "pretrain":
         return _pretrain(data, folder, Path(output) if output else RUNS / str(data.get("name") or "pretrain"))
