@@ -11,6 +11,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,11 +72,17 @@ def context_of(method: Any, rows: torch.Tensor | None, strength: float = 1.0) ->
 
 
 def tokens_of(count: int) -> tuple[torch.Tensor, Tokens]:
-    """Losses and tokens of some rows, every third without loss."""
+    """Losses and tokens of some rows, every third without loss; marks in turn, and the likelihoods of earlier rows."""
     logits, targets = torch.randn(count, VOCABULARY), torch.arange(count) % VOCABULARY
     counted = torch.arange(count) % 3 != 0
     losses = torch.nn.functional.cross_entropy(logits, targets, reduction="none") * counted
-    return losses, Tokens(logits=logits, targets=targets, counted=counted)
+    return losses, Tokens(
+        logits=logits,
+        targets=targets,
+        counted=counted,
+        marks=torch.arange(count).float() % 3,
+        earlier=lambda lags: torch.where(lags >= 1, -0.3 * lags, torch.nan),
+    )
 
 
 def test_the_first_three_folders_are_found() -> None:
@@ -143,7 +150,7 @@ def test_strength_zero_is_bit_identical_and_positive_strength_is_not(key: str, f
 
 @every_data_method
 def test_data_methods_are_pure_seeded_and_off_at_strength_zero(key: str) -> None:
-    rows = [{"prompt": f"Question {i}:", "completion": f" answer {i}"} for i in range(12)]
+    rows = [{"prompt": f"Question {i}:", "completion": f" answer {i}. That is known."} for i in range(12)]
     before = copy.deepcopy(rows)
 
     def read(source: str, limit: int | None = None, **options: Any) -> list[dict[str, Any]]:
@@ -170,7 +177,7 @@ def test_function_equals_class(key: str) -> None:
     assert functions, "the folder exports no function"
     method, k = make(key), torch.randn(5, 40)
     context, (losses, tokens) = context_of(method, mix(torch.arange(5))), tokens_of(5)
-    offered = {"keys": context.keys, "logits": tokens.logits, "targets": tokens.targets, "counted": tokens.counted}
+    offered = {"keys": context.keys, **{field.name: getattr(tokens, field.name) for field in fields(tokens)}}
     for function in functions:
         accepted = inspect.signature(function).parameters
         settings = {name: value for name, value in {**method.to_config(), **offered}.items() if name in accepted}
@@ -211,8 +218,8 @@ def test_a_tokens_loss_depends_on_its_own_row_alone(key: str) -> None:
     new = method.per_token(losses, tokens, context_of(method, mix(torch.arange(9))))
     assert new.shape == losses.shape
     order = torch.tensor([4, 8, 0, 2, 6, 1, 3, 7, 5])
-    cut = Tokens(logits=tokens.logits[order], targets=tokens.targets[order], counted=tokens.counted[order])
-    again = method.per_token(losses[order], cut, context_of(method, mix(torch.arange(9))[order]))
+    cut = {name: getattr(tokens, name)[order] for name in ("logits", "targets", "counted", "marks")}
+    again = method.per_token(losses[order], replace(tokens, **cut), context_of(method, mix(torch.arange(9))[order]))
     torch.testing.assert_close(again, new[order])
 
 
@@ -227,12 +234,11 @@ def test_penalty_gradient_matches_autograd(key: str) -> None:
 
 @every_model_method
 def test_padding_and_batch_order_do_not_matter(key: str) -> None:
-    rows = batch()
-    order = torch.tensor([3, 1, 7, 5, 0, 2, 6, 4])
+    rows = batch([make(key)])
+    order, fill = torch.tensor([3, 1, 7, 5, 0, 2, 6, 4]), {"input_ids": 1, "labels": -100}
     padded = {
-        "input_ids": torch.cat([rows["input_ids"], torch.ones(8, 5, dtype=torch.long)], 1)[order],
-        "attention_mask": torch.cat([rows["attention_mask"], torch.zeros(8, 5, dtype=torch.long)], 1)[order],
-        "labels": torch.cat([rows["labels"], torch.full((8, 5), -100)], 1)[order],
+        name: torch.cat([value, torch.full((8, 5), fill.get(name, 0), dtype=value.dtype)], 1)[order]
+        for name, value in rows.items()
     }
     found = []
     for inputs in (rows, padded):
@@ -329,7 +335,7 @@ def test_one_compile_for_all_methods_and_several_loss_scales() -> None:
     """Attached before torch.compile: the same gradients as eager, whatever the loss is multiplied by afterwards."""
     torch._dynamo.reset()
     eager = gradients(llama(num_hidden_layers=1), all_methods())
-    model, rows = llama(num_hidden_layers=1), batch()
+    model, rows = llama(num_hidden_layers=1), batch(all_methods())
     with steer(model, all_methods()) as session:
         compiled = torch.compile(model, backend="aot_eager")
         for scale in (1.0, 2.0**12, 3.0):

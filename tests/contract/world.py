@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
 import infosteer
+from infosteer.core.marks import column
 from infosteer.core.registry import build_method, method_info
+from infosteer.core.surfaces import LossMethod
 
 KEYS = infosteer.list_methods()
 MODEL_KEYS = [key for key in KEYS if not key.startswith("data/")]  # data methods act before there is a trainer
@@ -68,8 +70,11 @@ def make(key: str, **changes: Any) -> Any:
     return build_method({**settings_of(key), **changes})
 
 
-def batch(count: int = 8, length: int = 12) -> dict[str, torch.Tensor]:
-    """Rows of unequal length, padded right, prompts ignored."""
+def batch(methods: Sequence[Any] = (), count: int = 8, length: int = 12) -> dict[str, torch.Tensor]:
+    """Rows of unequal length, padded right, prompts ignored; with marks for those of the methods that mark tokens.
+
+    The marks are 0, 1, 2 and so on in turn: what they mean is the method's own business, as is what it makes of them.
+    """
     generator = torch.Generator().manual_seed(5)
     ids = torch.randint(1, VOCABULARY, (count, length), generator=generator)
     mask = torch.ones_like(ids)
@@ -78,7 +83,9 @@ def batch(count: int = 8, length: int = 12) -> dict[str, torch.Tensor]:
         stop = length - (row * 3) % 7
         mask[row, stop:], ids[row, stop:], labels[row, stop:] = 0, 0, -100
         labels[row, : 1 + row % 3] = -100
-    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    marks = (torch.arange(count * length).reshape(count, length) % 3 * mask).float()
+    marked = {column(m.label()): marks for m in methods if isinstance(m, LossMethod) and m.marks_tokens}
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels, **marked}
 
 
 def token_count(rows: dict[str, torch.Tensor]) -> int:
@@ -89,7 +96,7 @@ def gradients(
     model: nn.Module, methods: list[Any], *, micro: int = 8, forward: Any = None, task: float = 1.0
 ) -> dict[str, torch.Tensor]:
     """Gradient of task loss and penalties over the batch, in micro-batches of ``micro`` rows, methods attached."""
-    rows = batch()
+    rows = batch(methods)
     total = token_count(rows)
     model.zero_grad()
     with steer(model, methods) as session:
@@ -110,7 +117,7 @@ def train(model: nn.Module, methods: list[Any] | None, steps: int = 3) -> tuple[
         optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.1)
         torch.manual_seed(11)  # dropout
         for _ in range(steps):
-            loss = model(**batch(), use_cache=False).loss
+            loss = model(**batch(methods or ()), use_cache=False).loss
             losses.append(float(loss.detach()))
             (session.loss(loss) if session else loss).backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -144,11 +151,11 @@ def main(out: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo")
     rank, results = dist.get_rank(), {}
-    rows = batch()
-    mine = {name: value[rank::2] for name, value in rows.items()}
     for key in MODEL_KEYS:
-        model = llama()
-        with steer(model, [make(key)]) as session:
+        model, method = llama(), make(key)
+        rows = batch([method])
+        mine = {name: value[rank::2] for name, value in rows.items()}
+        with steer(model, [method]) as session:
             wrapped = nn.parallel.DistributedDataParallel(model)
             share = token_count(mine) / token_count(rows)
             loss = wrapped(**mine, use_cache=False).loss * share

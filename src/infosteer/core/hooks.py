@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from infosteer.core.marks import split_marks
 from infosteer.core.plans import SitePlan
 from infosteer.errors import AttachError
 from infosteer.models import Site, decoder_blocks, main_stream, memory_vectors, states_of
@@ -88,14 +89,19 @@ class EntryHook:
         self.session = session
 
     @torch.compiler.disable
-    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Opens the call, or adds to it."""
+    def before(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """Opens the call, or adds to it. Marks of tokens are taken out of the arguments: no model knows them."""
         if self.session is None:
-            return
+            return None
         if self.session.calls.enter(module):
             self.session.open_call(module)
+        rest, marks = split_marks(kwargs)
         if (call := self.session.calls.current) is not None:
-            call.read_inputs(module, args, kwargs, self.session.labels_hint)
+            call.read_inputs(module, args, rest, self.session.labels_hint)
+            call.marks |= marks
+        return (args, rest) if marks else None
 
     @torch.compiler.disable
     def after(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

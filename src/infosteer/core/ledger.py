@@ -42,6 +42,7 @@ class Call:
         begun: indices of those that know already that it begins.
         draws: a method in it draws random numbers.
         ids, mask, positions: the inputs of those names, (B, T), where the model got them.
+        marks: (B, T) by method, see :mod:`infosteer.core.marks`.
         keys: (N,) int64, see ``Context.keys``.
         hidden: final hidden states (..., D), where a method reads them.
         rows: (N,) bool, rows that carry loss; None counts every row.
@@ -64,6 +65,7 @@ class Call:
     ids: Tensor | None = None
     mask: Tensor | None = None
     positions: Tensor | None = None
+    marks: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     keys: Tensor | None = None
     hidden: Tensor | None = None
     rows: Tensor | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 PREFIX = "infosteer/"
+MEASURED, COUNTED = "measured/", "counted/"  # sums and counts of what a method measures, by <method>/<metric>
 
 
 def summarise(sums: Mapping[str, float]) -> dict[str, float]:
@@ -15,7 +16,8 @@ def summarise(sums: Mapping[str, float]) -> dict[str, float]:
 
     Returns:
         ``infosteer/entropy/layer_i`` and their mean ``infosteer/entropy`` (nats), ``infosteer/change``,
-        ``infosteer/sign_change``, ``infosteer/penalty``, ``infosteer/loss_change``; empty when nothing was measured.
+        ``infosteer/sign_change``, ``infosteer/penalty``, ``infosteer/loss_change``, and what losses measure themselves;
+        empty when nothing was measured.
     """
     rows = sums.get("rows", 0.0)
     if not rows:
@@ -29,5 +31,8 @@ def summarise(sums: Mapping[str, float]) -> dict[str, float]:
         values[f"{PREFIX}sign_change"] = sums["signs"] / rows / len(layers)
     if "loss_change" in sums:
         values[f"{PREFIX}loss_change"] = sums["loss_change"] / rows
+    for key, total in sums.items():
+        if key.startswith(MEASURED) and (count := sums.get(COUNTED + key.removeprefix(MEASURED))):
+            values[PREFIX + key.removeprefix(MEASURED)] = total / count
     values[f"{PREFIX}penalty"] = sums.get("penalty", 0.0) / rows
     return values

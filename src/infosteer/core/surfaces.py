@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from infosteer.core.config import setting
 from infosteer.core.contract import Context, Method, SiteMethod
+from infosteer.core.marks import TokenRow
 from infosteer.models import Site
 
 SCOPES = ("train", "policy", "evaluation", "always")
@@ -85,11 +86,17 @@ class Tokens:
         logits: (N, V) fp32, with gradient.
         targets: (N,) the tokens that followed, labelled or not.
         counted: (N,) bool, rows whose target carries loss; for the others the losses begin at 0.
+        marks: (N,) the method's own numbers for the targets; None where the model was called without them.
+        earlier: ``earlier(lags)``, lags (N,) of whole numbers -> (N,) fp32 without gradient: log-likelihood of the
+            target that came so many rows before in the same sequence, NaN where there is none (and where the lag is
+            below 1); None where the method does not set ``looks_back``.
     """
 
     logits: Tensor
     targets: Tensor
     counted: Tensor
+    marks: Tensor | None = None
+    earlier: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -101,10 +108,26 @@ class LossMethod(Method):
     """
 
     reads_prompts: ClassVar[bool] = False  # whether it is shown rows that carry no loss as well
+    marks_tokens: ClassVar[bool] = False  # whether it has something to say about tokens when rows are encoded
+    looks_back: ClassVar[bool] = False  # whether it asks for ``Tokens.earlier``, which costs the head's forward again
 
     @abc.abstractmethod
     def per_token(self, losses: Tensor, tokens: Tokens, context: Context) -> Tensor:
-        """New losses (N,) from losses (N,), fp32, differentiable; a row's loss may depend on its own row alone."""
+        """New losses (N,) from losses (N,), fp32, differentiable; a row's loss may depend on its own row alone, and
+        on ``tokens.earlier`` within its sequence."""
+
+    def marks(self, rows: Sequence[TokenRow]) -> list[list[float]]:
+        """One number for every token of every training row; asked for once, where ``marks_tokens``.
+
+        Raises:
+            DataError: rows in which the method finds nothing to act on.
+        """
+        return [[0.0] * len(row.ids) for row in rows]
+
+    def measured(self, losses: Tensor, tokens: Tokens) -> dict[str, tuple[Tensor, Tensor]]:
+        """Sums and counts by name, without gradient; their quotient over a step is logged as
+        ``infosteer/<name>/<metric>``. ``losses`` as for ``per_token``."""
+        return {}
 
 
 class Handle(abc.ABC):

@@ -8,7 +8,8 @@ Shape letters: N rows, D hidden, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from infosteer.core.calls import in_backward
 from infosteer.core.contract import Context
 from infosteer.core.ledger import Call
+from infosteer.core.metrics import COUNTED, MEASURED
 from infosteer.core.surfaces import LossMethod, Tokens
 from infosteer.errors import AttachError
 from infosteer.models import head_logits
@@ -47,6 +50,9 @@ def loss_change(model: nn.Module, call: Call, methods: Mapping[int, LossMethod])
         )
     hidden = call.hidden.reshape(-1, call.hidden.shape[-1])
     targets, known = next_tokens(call)
+    marks = {index: next_marks(call, m) for index, m in methods.items() if m.marks_tokens}
+    looks_back = any(method.looks_back for method in methods.values())
+    likelihoods = _likelihoods(model, hidden, targets, known) if looks_back else None
     counted = call.rows.to(hidden.device) & known
     chosen = known if any(method.reads_prompts for method in methods.values()) else counted
     places = chosen.nonzero().squeeze(-1)
@@ -69,7 +75,15 @@ def loss_change(model: nn.Module, call: Call, methods: Mapping[int, LossMethod])
         found = losses
         for index, method in methods.items():
             context = contexts[index] if keys is None else _cut(contexts[index], rows)
-            new = method.per_token(found, tokens, context)
+            marked = marks.get(index)
+            mine = dataclasses.replace(
+                tokens,
+                marks=None if marked is None else marked[places[rows]],
+                earlier=_earlier(call, likelihoods, places[rows]) if method.looks_back else None,
+            )
+            if call.measure and not in_backward():  # not once more in the recompute
+                _measure(call, method, found, mine)
+            new = method.per_token(found, mine, context)
             found = new if context.strength == 1 else found + context.strength * (new - found)
         return (found - losses).sum()
 
@@ -80,6 +94,9 @@ def loss_change(model: nn.Module, call: Call, methods: Mapping[int, LossMethod])
             total = total + change(start, piece)
         else:
             total = total + checkpoint(change, start, piece, use_reentrant=False)
+    if call.measure and not len(places):  # the same sums on every process, also where no token carries loss
+        with torch.no_grad():
+            change(0, hidden)
     call.sums["loss_change"] += total.detach()
     call.hidden = None
     return total
@@ -101,6 +118,61 @@ def next_tokens(call: Call) -> tuple[Tensor, Tensor]:
         begins = call.positions == 0
         known = known & ~torch.cat([begins[:, 1:], torch.zeros_like(begins[:, :1])], -1)
     return torch.where(known, following, 0).reshape(-1), known.reshape(-1)
+
+
+def next_marks(call: Call, method: LossMethod) -> Tensor | None:
+    """A method's marks of the token that follows each row, (N,) fp32; None where the model was called without them.
+
+    Raises:
+        AttachError: marks that do not line up with the tokens.
+    """
+    marks, ids = call.marks.get(method.label()), call.ids
+    if marks is None or ids is None:
+        return None
+    if marks.shape != ids.shape:
+        raise AttachError(
+            "the marks do not line up with the tokens",
+            where=method.label(),
+            got=f"marks of shape {tuple(marks.shape)}, tokens of shape {tuple(ids.shape)}",
+            expected="one number for every token",
+            fix="batch them with infosteer.training.collate.MarkCollator",
+        )
+    marks = marks.to(device=ids.device, dtype=torch.float32)
+    return torch.cat([marks[:, 1:], torch.zeros_like(marks[:, :1])], -1).reshape(-1)
+
+
+@torch.no_grad()
+def _likelihoods(model: nn.Module, hidden: Tensor, targets: Tensor, known: Tensor) -> Tensor:
+    """Log-likelihood of each row's target, (N,) fp32; NaN where none follows."""
+    found = torch.full(targets.shape, torch.nan, device=hidden.device)
+    places = known.nonzero().squeeze(-1)
+    for start in range(0, len(places), CHUNK_ROWS):
+        rows = places[start : start + CHUNK_ROWS]
+        logits = head_logits(model, hidden[rows]).float()
+        found[rows] = -F.cross_entropy(logits, targets[rows], reduction="none")
+    return found
+
+
+def _earlier(call: Call, likelihoods: Tensor | None, places: Tensor) -> Callable[[Tensor], Tensor]:
+    """``Tokens.earlier`` for the rows at ``places`` (n,) of a call."""
+    assert likelihoods is not None
+    assert call.ids is not None
+    where = torch.arange(call.ids.shape[1], device=places.device).expand(call.ids.shape)
+    inside = (where if call.positions is None else call.positions.to(places.device)).reshape(-1)[places]
+
+    def earlier(lags: Tensor) -> Tensor:
+        lags = lags.long()
+        there = (lags >= 1) & (lags <= inside)
+        return torch.where(there, likelihoods[torch.where(there, places - lags, 0)], torch.nan)
+
+    return earlier
+
+
+@torch.no_grad()
+def _measure(call: Call, method: LossMethod, losses: Tensor, tokens: Tokens) -> None:
+    for metric, (total, count) in method.measured(losses.detach(), tokens).items():
+        call.sums[f"{MEASURED}{method.label()}/{metric}"] += total
+        call.sums[f"{COUNTED}{method.label()}/{metric}"] += count
 
 
 def _cut(context: Context, rows: slice) -> Context:

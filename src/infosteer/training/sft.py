@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from infosteer.core.marks import PREFIX
 from infosteer.core.surfaces import InterventionMethod
 from infosteer.errors import ConfigError, InfoSteerError, NonFiniteLossError, RunError
 from infosteer.training.callbacks import LogLine, checkpoint_callback, last_checkpoint, log_callback
@@ -91,7 +92,11 @@ def train_sft(
     rows = transform_rows(rows, chosen, seed=seed)
     tokenizer = load_tokenizer(model)
     encoded = encode_rows(
-        rows, tokenizer, completion_only_loss=settings.completion_only_loss, max_length=settings.max_length
+        rows,
+        tokenizer,
+        completion_only_loss=settings.completion_only_loss,
+        max_length=settings.max_length,
+        methods=chosen,
     )
     with _quiet():
         trainer = _build_trainer(model, tokenizer, encoded, settings, seed, output_dir)
@@ -146,10 +151,20 @@ def _build_trainer(
     from transformers.trainer_callback import PrinterCallback
     from trl import SFTConfig, SFTTrainer
 
+    from infosteer.training.collate import MarkCollator
+
     on_gpu = torch.accelerator.is_available()
     bf16 = settings.bf16
     if bf16 is None:
         bf16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    marked = any(name.startswith(PREFIX) for name in encoded.rows[0])
+    if marked and settings.packing:
+        raise ConfigError(
+            "TRL's packing drops what methods marked tokens with.",
+            where="train.packing",
+            got=True,
+            fix="set train.padding_free instead",
+        )
     report_to = settings.report_to if isinstance(settings.report_to, str) else list(settings.report_to)
     try:
         arguments = SFTConfig(
@@ -177,6 +192,7 @@ def _build_trainer(
             max_length=settings.max_length if settings.packing else None,
             packing=settings.packing,
             padding_free=settings.padding_free,
+            remove_unused_columns=not marked,
             logging_steps=settings.logging_steps,
             logging_nan_inf_filter=False,
             save_strategy="no" if settings.save_steps is None else "steps",
@@ -207,6 +223,8 @@ def _build_trainer(
             expected="one process, or data parallel processes (DDP)",
             fix="for FSDP or DeepSpeed call infosteer.attach(trainer, ...) in a script of your own",
         )
+    if marked:
+        trainer.data_collator = MarkCollator(trainer.data_collator)
     trainer.remove_callback(PrinterCallback)
     if settings.save_steps is not None:
         trainer.add_callback(checkpoint_callback())
