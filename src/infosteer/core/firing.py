@@ -41,7 +41,8 @@ def fire(call: Call, plan: SitePlan, k: Tensor, first_batch: FirstBatch | None) 
             weight = call.row_weight(k)
             if call.open and (call.values or call.measure):
                 measure_penalty(call, index, penalty, coefficient, edited, weight)
-            edited = inject(edited, weight, call.scales[index, coefficient, k.device], penalty.rows_gradient)
+            scale = call.scales[index, coefficient, k.device]
+            edited = inject(edited, weight, scale, penalty.rows_gradient, penalty.add_rows_gradient)
     if shield is None:
         return edited, None
     nothing = torch.zeros((), dtype=edited.dtype, device=edited.device)

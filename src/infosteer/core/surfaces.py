@@ -77,6 +77,11 @@ class PenaltyMethod(SiteMethod):
             (gradient,) = torch.autograd.grad(self.rows(leaf).sum(), leaf)
         return gradient
 
+    def add_rows_gradient(self, k: Tensor, gradient: Tensor, factor: Tensor) -> Tensor | None:
+        """``gradient + factor * rows_gradient(k)`` (R, M) with factor (R,), where a kernel does it in one pass over
+        rows k (R, M); None where it does not. Only asked where kernels run."""
+        return None
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Tokens:

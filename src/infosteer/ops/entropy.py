@@ -28,13 +28,14 @@ import torch
 from torch import Tensor
 
 from infosteer.errors import ConfigError
+from infosteer.ops.backends import kernels_take
+from infosteer.ops.entropy_rows import EASY_SUM, entropy_gradient_rows, entropy_moments
 from infosteer.ops.once import differentiable_once
+from infosteer.ops.rows import statistics_dtype
 from infosteer.ops.select import check_choice, check_floating, rows_per_chunk
+from infosteer.ops.steered import steered_entropy
 
 NORMALIZATIONS = ("magnitude", "square", "softmax")
-
-# Sums of magnitudes for which ln |k| loses nothing that matters in float32 and no rescaling is needed.
-_EASY_SUM = (1e-3, 1e7)
 
 
 def key_entropy(k: Tensor, normalization: str = "magnitude") -> Tensor:
@@ -59,6 +60,8 @@ def key_entropy(k: Tensor, normalization: str = "magnitude") -> Tensor:
     check_floating("k", k)
     if k.shape[-1] == 0:
         raise ConfigError("Rows without coefficients have no entropy.", where="k", got=f"shape {tuple(k.shape)}")
+    if kernels_take(k):
+        return steered_entropy(k, normalization)
     recorded = k.requires_grad and torch.is_grad_enabled()
     if normalization == "magnitude" and not recorded and not torch.compiler.is_compiling() and k.device.type == "cpu":
         return _magnitude_entropy(k.reshape(-1, k.shape[-1])).view(k.shape[:-1])
@@ -66,39 +69,9 @@ def key_entropy(k: Tensor, normalization: str = "magnitude") -> Tensor:
     return out
 
 
-def entropy_gradient_rows(
-    k: Tensor, normalization: str = "magnitude", total: Tensor | None = None, center: Tensor | None = None
-) -> Tensor:
-    """``dH/dk`` of rows (R, M): a pure function, float32 statistics (float64 stays).
-
-    Args:
-        k: (R, M) rows.
-        normalization: as in ``key_entropy``.
-        total: (R, 1) S of the rescaled weights, where known.
-        center: (R, 1) Q / S of the rescaled weights, where known.
-
-    Returns:
-        (R, M) float32 (float64 for float64 input), a new tensor.
-    """
-    if normalization == "magnitude" and not torch.compiler.is_compiling() and k.device.type == "cpu":
-        easy = _easy_magnitude_gradient(k)
-        if easy is not None:
-            return easy
-    x, weight, log = _weights(k, normalization)
-    if total is None or center is None:
-        total, center = _moments(weight, log)
-    slope = (log - center) / -total
-    if normalization == "softmax":
-        return slope * weight
-    size = _largest(k)
-    if normalization == "square":
-        return slope * x * (2 / size)
-    return slope * torch.sign(x) / size
-
-
 def _magnitude_entropy(rows: Tensor) -> Tensor:
     """(R,) entropies without gradient: few passes over rows (R, M) of ordinary size, the careful way for others."""
-    wide = _statistics_dtype(rows)
+    wide = statistics_dtype(rows.dtype)
     out = torch.empty(rows.shape[0], dtype=wide)
     step = rows_per_chunk(rows.shape[1])
     buffers = torch.empty((2, min(step, rows.shape[0]), rows.shape[1]), dtype=wide)
@@ -110,53 +83,9 @@ def _magnitude_entropy(rows: Tensor) -> Tensor:
         torch.clamp_min(size, torch.finfo(wide).tiny, out=log).log_()  # 0 ln 0 = 0
         here = out[start : start + step]
         torch.sub(total.log(), log.mul_(size).sum(dim=1) / total, out=here)
-        if not bool(((total > _EASY_SUM[0]) & (total < _EASY_SUM[1])).all()):
+        if not bool(((total > EASY_SUM[0]) & (total < EASY_SUM[1])).all()):
             here.copy_(_KeyEntropy.apply(chunk.detach(), "magnitude"))
     return out
-
-
-def _easy_magnitude_gradient(k: Tensor) -> Tensor | None:
-    """The same in fewer passes for rows of ordinary size without zeros, infinities, NaN; None when a row is not so."""
-    size = k.abs().to(_statistics_dtype(k))
-    total = size.sum(dim=1, keepdim=True)
-    log = size.log()
-    weighted = size.mul_(log).sum(dim=1, keepdim=True)  # a zero gives 0 * -inf = NaN here
-    if not bool((weighted.isfinite() & (total > _EASY_SUM[0]) & (total < _EASY_SUM[1])).all()):
-        return None
-    inverse = -1 / total
-    slope = torch.mul(log.sub_(weighted / total), inverse, out=size)
-    return slope.mul_(torch.sign(k))
-
-
-def _statistics_dtype(k: Tensor) -> torch.dtype:
-    return torch.float64 if k.dtype == torch.float64 else torch.float32
-
-
-def _largest(k: Tensor) -> Tensor:
-    """(R, 1) largest magnitude of each row, 1 for an all-zero row."""
-    size = k.abs().amax(dim=1, keepdim=True).to(_statistics_dtype(k))
-    return torch.where(size == 0, torch.ones_like(size), size)
-
-
-def _weights(k: Tensor, normalization: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Rescaled coefficients x, weights b and ln b (0 where x = 0), each (R, M)."""
-    wide = k.to(_statistics_dtype(k))
-    if normalization == "softmax":
-        x = wide - wide.amax(dim=1, keepdim=True)
-        return x, x.exp(), x
-    x = wide / _largest(k)
-    size = x.abs()
-    log = size.log().masked_fill(x == 0, 0.0)
-    if normalization == "square":
-        return x, size * size, 2 * log
-    return x, size, log
-
-
-def _moments(weight: Tensor, log: Tensor) -> tuple[Tensor, Tensor]:
-    """S and Q / S, each (R, 1); S = 1 for an all-zero row, which makes H = 0."""
-    total = weight.sum(dim=1, keepdim=True)
-    total = torch.where(total == 0, torch.ones_like(total), total)
-    return total, (weight * log).sum(dim=1, keepdim=True) / total
 
 
 def _chunks(k: Tensor) -> range:
@@ -173,11 +102,10 @@ class _KeyEntropy(torch.autograd.Function):
         totals, centers = [], []
         chunks = _chunks(rows)
         for start in chunks:
-            _, weight, log = _weights(rows[start : start + chunks.step], normalization)
-            total, center = _moments(weight, log)
+            total, center = entropy_moments(rows[start : start + chunks.step], normalization)
             totals.append(total)
             centers.append(center)
-        total = torch.cat(totals) if totals else rows.new_empty(0, 1, dtype=_statistics_dtype(k))
+        total = torch.cat(totals) if totals else rows.new_empty(0, 1, dtype=statistics_dtype(k.dtype))
         center = torch.cat(centers) if centers else total
         ctx.normalization = normalization
         ctx.save_for_backward(k, total, center)

@@ -25,13 +25,18 @@ import torch
 from torch import Tensor
 
 from infosteer.errors import ConfigError
+from infosteer.ops.backends import kernels_take
 from infosteer.ops.once import differentiable_once
+from infosteer.ops.rows import statistics_dtype
 from infosteer.ops.select import check_floating, rows_per_chunk
 
 GradRows = Callable[[Tensor], Tensor]
+AddRows = Callable[[Tensor, Tensor, Tensor], Tensor | None]
 
 
-def inject(k: Tensor, row_weight: Tensor | None, scale: Tensor, grad_rows: GradRows) -> Tensor:
+def inject(
+    k: Tensor, row_weight: Tensor | None, scale: Tensor, grad_rows: GradRows, add_rows: AddRows | None = None
+) -> Tensor:
     """Identity on ``k`` whose backward pass adds ``scale * row_weight[row] * dr/dk``.
 
     Args:
@@ -41,6 +46,9 @@ def inject(k: Tensor, row_weight: Tensor | None, scale: Tensor, grad_rows: GradR
         scale: 0-dim floating tensor, read in the backward pass.
         grad_rows: pure function from rows (R, M) of k's dtype to a new tensor (R, M) ``dr/dk`` in float32 (float64 for
             float64). Called in the backward pass, perhaps on chunks of rows; every row must be treated on its own.
+        add_rows: the same in one pass, for back ends that have one: from rows (R, M), a gradient (R, M) and factors
+            (R,), a new tensor ``gradient + factor * dr/dk`` of the gradient's dtype, rows of factor 0 left alone; None
+            where there is no such pass for these rows.
 
     Returns:
         A view of ``k``. Differentiable once; saves ``k`` only.
@@ -48,6 +56,13 @@ def inject(k: Tensor, row_weight: Tensor | None, scale: Tensor, grad_rows: GradR
     Raises:
         ConfigError: wrong number of row weights, or ``scale`` not a floating 0-dim tensor.
     """
+    check_injection(k, row_weight, scale)
+    out: Tensor = _Inject.apply(k, row_weight, scale, grad_rows, add_rows)
+    return out
+
+
+def check_injection(k: Tensor, row_weight: Tensor | None, scale: Tensor) -> None:
+    """Raise ``ConfigError`` unless row weights and scale fit the coefficients k."""
     check_floating("k", k)
     rows = k.numel() // max(1, k.shape[-1])
     if row_weight is not None and (row_weight.numel() != rows or not row_weight.is_floating_point()):
@@ -64,8 +79,6 @@ def inject(k: Tensor, row_weight: Tensor | None, scale: Tensor, grad_rows: GradR
             got=f"{scale.dtype} with shape {tuple(scale.shape)}",
             expected="a floating tensor of shape ()",
         )
-    out: Tensor = _Inject.apply(k, row_weight, scale, grad_rows)
-    return out
 
 
 @torch.library.custom_op("infosteer::read_scale", mutates_args=())
@@ -81,31 +94,51 @@ def _(scale: Tensor, grad: Tensor) -> Tensor:
 
 class _Inject(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, k: Tensor, row_weight: Tensor | None, scale: Tensor, grad_rows: GradRows) -> Tensor:
+    def forward(
+        ctx: Any,
+        k: Tensor,
+        row_weight: Tensor | None,
+        scale: Tensor,
+        grad_rows: GradRows,
+        add_rows: AddRows | None,
+    ) -> Tensor:
         ctx.save_for_backward(k)
-        ctx.row_weight, ctx.scale, ctx.grad_rows = row_weight, scale, grad_rows
+        ctx.row_weight, ctx.scale, ctx.grad_rows, ctx.add_rows = row_weight, scale, grad_rows, add_rows
         return k.view_as(k)
 
     @staticmethod
     @differentiable_once
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
         (k,) = ctx.saved_tensors
         width = k.shape[-1]
         k_rows, grad_rows = k.reshape(-1, width), grad.reshape(-1, width)
         weight = None if ctx.row_weight is None else ctx.row_weight.reshape(-1, 1)
+        if ctx.add_rows is not None and kernels_take(k):
+            factors = row_factors(ctx.scale, ctx.row_weight, k_rows, grad)
+            added = ctx.add_rows(k_rows, grad_rows, factors)
+            if added is not None:
+                return added.view(grad.shape), None, None, None, None
         if torch.compiler.is_compiling() or k.device.type != "cpu":
             scale = _read_scale(ctx.scale, grad)
             slope = ctx.grad_rows(k_rows)
             factor = scale.to(slope.dtype) if weight is None else scale.to(slope.dtype) * weight.to(slope.dtype)
             total = torch.addcmul(grad_rows.to(slope.dtype), slope, factor).to(grad.dtype)
             total = torch.where(factor == 0, grad_rows, total)  # left alone even where the slope is not finite
-            return total.view(grad.shape), None, None, None
+            return total.view(grad.shape), None, None, None, None
         return (
             _inject_rows(k_rows, grad_rows, weight, float(ctx.scale), ctx.grad_rows).view(grad.shape),
             None,
             None,
             None,
+            None,
         )
+
+
+def row_factors(scale: Tensor, row_weight: Tensor | None, k: Tensor, grad: Tensor) -> Tensor:
+    """``scale * row_weight`` (R,) of rows k (R, M) in float32 (float64 stays), not read before ``grad`` exists."""
+    wide = statistics_dtype(k.dtype)
+    now = _read_scale(scale, grad).to(wide)
+    return now.expand(k.shape[0]).contiguous() if row_weight is None else now * row_weight.reshape(-1).to(wide)
 
 
 def _inject_rows(k: Tensor, grad: Tensor, weight: Tensor | None, factor: float, grad_rows: GradRows) -> Tensor:

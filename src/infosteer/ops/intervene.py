@@ -28,6 +28,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from infosteer.errors import ConfigError
+from infosteer.ops.backends import kernels_take
+from infosteer.ops.rows import gradient_rows, targets
 from infosteer.ops.select import (
     ORDERS,
     check_choice,
@@ -37,6 +39,7 @@ from infosteer.ops.select import (
     smallest,
     smallest_rows,
 )
+from infosteer.ops.steered import lift
 
 REFERENCES = ("magnitude_mean", "mean")
 
@@ -80,9 +83,11 @@ def intervene(
     check_floating("k", k)
     check_finite("alpha", alpha)
     m = count_smallest(fraction, k.shape[-1])
-    factor = _strength(strength)
+    factor = read_strength(strength)
     if m == 0 or (not isinstance(factor, Tensor) and factor == 0.0):
         return k
+    if kernels_take(k):
+        return lift(k, m, float(alpha), order, reference, bool(detach_reference), factor)[0]
     out: Tensor = _Intervene.apply(k, m, float(alpha), order, reference, bool(detach_reference), factor)
     return out
 
@@ -119,7 +124,7 @@ def overwrite(
             expected=f"int64 with shape {(*k.shape[:-1], 'm')}, m <= {k.shape[-1]}",
         )
     m = index.shape[-1]
-    factor = _strength(strength)
+    factor = read_strength(strength)
     if m == 0 or (not isinstance(factor, Tensor) and factor == 0.0):
         return k
     chosen = index.reshape(-1, m)
@@ -133,7 +138,12 @@ def check_finite(name: str, value: object) -> None:
         raise ConfigError(f"{name} is not a finite number.", where=name, got=repr(value), expected="a finite number")
 
 
-def _strength(strength: float | Tensor) -> float | Tensor:
+def read_strength(strength: float | Tensor) -> float | Tensor:
+    """``strength`` as a number, or as the tensor it is where reading it would wait for an accelerator.
+
+    Raises:
+        ConfigError: not finite, or no plain scalar.
+    """
     if not isinstance(strength, Tensor):
         check_finite("strength", strength)
         return float(strength)
@@ -147,10 +157,6 @@ def _strength(strength: float | Tensor) -> float | Tensor:
     if torch.compiler.is_compiling() or strength.device.type != "cpu":
         return strength
     return float(strength)
-
-
-def _statistics_dtype(dtype: torch.dtype) -> torch.dtype:
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 class _Intervene(torch.autograd.Function):
@@ -168,7 +174,7 @@ class _Intervene(torch.autograd.Function):
         rows = k.reshape(-1, k.shape[-1])
         if torch.compiler.is_compiling() or k.device.type != "cpu":
             index = smallest(rows, m, choice) if isinstance(choice, str) else choice
-            edited, signs = _targets(rows, rows.abs(), index, alpha, reference, strength)
+            edited, signs = targets(rows, rows.abs(), index, alpha, reference, strength)
             out = rows.scatter(1, index, edited)
             index = index.to(torch.int32)
         else:
@@ -186,7 +192,7 @@ class _Intervene(torch.autograd.Function):
                     chosen = smallest_rows(block, m, choice, magnitude)
                 else:
                     chosen = smallest(block, m, choice)
-                edited, signs[here] = _targets(block, magnitude, chosen, alpha, reference, strength)
+                edited, signs[here] = targets(block, magnitude, chosen, alpha, reference, strength)
                 index[here] = chosen
                 out[here].copy_(block).scatter_(1, chosen, edited)
         out = out.view(k.shape)
@@ -213,14 +219,14 @@ class _Intervene(torch.autograd.Function):
         spread = None if detach_reference else alpha / width
         whole = torch.compiler.is_compiling() or grad.device.type != "cpu"
         if whole:
-            return _backward_rows(grad_rows, index.long(), out_rows, signs, spread, strength, None).view_as(grad), *(
+            return gradient_rows(grad_rows, index.long(), out_rows, signs, spread, strength, None).view_as(grad), *(
                 (None,) * 6
             )
         result = torch.empty(grad_rows.shape, dtype=grad.dtype)
         step = rows_per_chunk(width)
         for start in range(0, grad_rows.shape[0], step):
             here = slice(start, start + step)
-            _backward_rows(
+            gradient_rows(
                 grad_rows[here],
                 index[here].long(),
                 None if out_rows is None else out_rows[here],
@@ -230,57 +236,3 @@ class _Intervene(torch.autograd.Function):
                 result[here],
             )
         return result.view(grad.shape), *((None,) * 6)
-
-
-def _targets(
-    block: Tensor, magnitude: Tensor, index: Tensor, alpha: float, reference: str, strength: float | Tensor
-) -> tuple[Tensor, Tensor]:
-    """What is written at ``index``: values (R, m) of block's dtype, and the signs (R, m) int8 of what was there."""
-    original = block.gather(1, index)
-    source = magnitude if reference == "magnitude_mean" else block
-    target = alpha * source.mean(dim=1, keepdim=True, dtype=_statistics_dtype(block.dtype))
-    target = target.to(block.dtype).expand_as(original)
-    if reference == "magnitude_mean":
-        target = torch.where(original < 0, -target, target)
-    if isinstance(strength, Tensor) or strength != 1.0:
-        wide = _statistics_dtype(block.dtype)
-        start = original.to(wide)
-        moved = (start + strength * (target.to(wide) - start)).to(block.dtype)
-        if isinstance(strength, Tensor):  # the two ends hold exactly, whatever the rounding and even beside infinities
-            moved = torch.where(strength == 1, target, torch.where(strength == 0, original, moved))
-        target = moved
-    return target, torch.sign(original).to(torch.int8)
-
-
-def _backward_rows(
-    grad: Tensor,
-    index: Tensor,
-    out: Tensor | None,
-    signs: Tensor | None,
-    spread: float | None,
-    strength: float | Tensor,
-    result: Tensor | None,
-) -> Tensor:
-    """Gradient of one chunk; ``out`` and ``signs`` are None for "mean", ``spread`` (alpha / M) None when detached."""
-    wide = _statistics_dtype(grad.dtype)
-    at = grad.gather(1, index).to(wide)
-    here = (1 - strength) * at if isinstance(strength, Tensor) or strength != 1.0 else torch.zeros_like(at)
-    full = grad
-    if spread is not None:
-        if signs is None or out is None:
-            share = at.sum(dim=1, keepdim=True) * (spread * strength)
-            here = here + share
-            full = grad + share
-        else:
-            share = torch.where(signs < 0, -at, at).sum(dim=1, keepdim=True) * (spread * strength)
-            here = here + signs * share
-            if result is not None and grad.dtype == wide:
-                full = torch.addcmul(grad, torch.sign(out), share, out=result)
-            else:
-                full = torch.addcmul(grad.to(wide), torch.sign(out).to(wide), share)
-    here = here.to(grad.dtype)
-    if result is None:
-        return full.to(grad.dtype).scatter(1, index, here)
-    if full is not result:
-        result.copy_(full)
-    return result.scatter_(1, index, here)

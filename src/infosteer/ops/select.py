@@ -172,6 +172,11 @@ def ordered_bits(k: Tensor, order: str, magnitude: Tensor | None = None) -> Tens
     return bits.masked_fill_(k.isnan(), _INFINITY[k.dtype] + 1)
 
 
+def bit_pattern(k: Tensor) -> tuple[Tensor, int]:
+    """The bits of k as integers of its size, and the pattern of +inf."""
+    return k.contiguous().view(_BITS[k.dtype]), _INFINITY[k.dtype]
+
+
 def _columns(like: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.arange(like.shape[-1], device=like.device, dtype=dtype)
 

@@ -10,6 +10,7 @@ import torch
 from infosteer.core.config import setting
 from infosteer.core.surfaces import PenaltyMethod
 from infosteer.ops.entropy import NORMALIZATIONS, entropy_gradient_rows, key_entropy
+from infosteer.ops.steered import add_entropy_gradient
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -46,3 +47,6 @@ class EntropyRegularization(PenaltyMethod):
 
     def rows_gradient(self, k: torch.Tensor) -> torch.Tensor:
         return entropy_gradient_rows(k, normalization=self.normalization)
+
+    def add_rows_gradient(self, k: torch.Tensor, gradient: torch.Tensor, factor: torch.Tensor) -> torch.Tensor | None:
+        return add_entropy_gradient(k, gradient, factor, self.normalization)

@@ -1,0 +1,163 @@
+# mypy: allow-untyped-defs, allow-incomplete-defs
+"""Triton kernels for the gated activation with the edit and the entropy inside it, one pass each way.
+
+Coefficients ``k = act(gate) * up`` are rounded as the plain graph rounds them. Nothing of width M is kept for the
+backward pass but gate and up; the overwritten entries are found again from a threshold and a count a row.
+
+Legend: R rows, M memories, m overwritten entries.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from infosteer.ops.kernels import device
+from infosteer.ops.kernels.launch import ACTIVATIONS, NORMS, launch_options, on_device, rows_of
+
+
+@triton.jit
+def gated_forward_kernel(
+    gate_ptr, gate_stride, up_ptr, up_stride, strength_ptr, out_ptr, places_ptr, mean_ptr, entropy_ptr, moments_ptr,
+    M, m, alpha, strength,
+    ACTIVATION: tl.constexpr, LIFT: tl.constexpr, SIGNED: tl.constexpr, MAGNITUDE_MEAN: tl.constexpr,
+    FULL: tl.constexpr, FROM_TENSOR: tl.constexpr, NORM: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One row: reads gate and up, writes the edited coefficients, and a few numbers for the way back."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < M
+    gate = tl.load(gate_ptr + row * gate_stride + column, mask=inside, other=0.0)
+    up = tl.load(up_ptr + row * up_stride + column, mask=inside, other=0.0)
+    active, _ = device.activation_of(device.widen(gate), ACTIVATION)
+    y = device.narrow(device.rounded(active, gate.dtype) * device.widen(up), gate.dtype)
+    if LIFT:
+        keys = device.ordered_keys(y, inside, SIGNED)
+        t = device.threshold_of(keys, m, y.dtype != tl.float32, SIGNED)
+        ties = m - tl.sum((keys < t).to(tl.int32), axis=0)
+        mean = device.mean_of(y, M, MAGNITUDE_MEAN)
+        tl.store(places_ptr + row * 2, t)
+        tl.store(places_ptr + row * 2 + 1, ties)
+        tl.store(mean_ptr + row, mean)
+        if FROM_TENSOR:
+            strength = device.widen(tl.load(strength_ptr))
+        written = device.overwritten(y, alpha * mean, strength, MAGNITUDE_MEAN, FULL, FROM_TENSOR)
+        y = tl.where(device.chosen_by(keys, t, ties), written, y)
+    tl.store(out_ptr + row * M + column, y, mask=inside)
+    if NORM:
+        x, log = device.logs_of(y, device.scale_of(y, inside, NORM), NORM)
+        total, center = device.moments_of(x, log, inside, NORM)
+        tl.store(entropy_ptr + row, tl.log(total) - center)
+        tl.store(moments_ptr + row * 2, total)
+        tl.store(moments_ptr + row * 2 + 1, center)
+
+
+@triton.jit
+def gated_backward_kernel(
+    grad_ptr, grad_stride, gate_ptr, gate_stride, up_ptr, up_stride, places_ptr, mean_ptr, moments_ptr, factor_ptr,
+    strength_ptr, gate_grad_ptr, up_grad_ptr, M, alpha, strength, spread, keep,
+    ACTIVATION: tl.constexpr, HAS_GRAD: tl.constexpr, LIFT: tl.constexpr, SIGNED: tl.constexpr,
+    MAGNITUDE_MEAN: tl.constexpr, SPREAD: tl.constexpr, FULL: tl.constexpr, FROM_TENSOR: tl.constexpr,
+    NORM: tl.constexpr, HAS_MOMENTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """One row: reads gate, up and the gradient of the edited coefficients, writes the gradients of gate and up."""
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, BLOCK)
+    inside = column < M
+    gate = tl.load(gate_ptr + row * gate_stride + column, mask=inside, other=0.0)
+    up = tl.load(up_ptr + row * up_stride + column, mask=inside, other=0.0)
+    kind = gate.dtype
+    active, active_slope = device.activation_of(device.widen(gate), ACTIVATION)
+    active = device.rounded(active, kind)
+    k = device.narrow(active * device.widen(up), kind)
+    if HAS_GRAD:
+        grad = device.widen(tl.load(grad_ptr + row * grad_stride + column, mask=inside, other=0.0))
+    else:
+        grad = tl.zeros([BLOCK], dtype=tl.float32)
+    y = k
+    if LIFT:
+        if FROM_TENSOR:
+            strength = device.widen(tl.load(strength_ptr))
+            keep = 1 - strength
+            spread = spread * strength
+        keys = device.ordered_keys(k, inside, SIGNED)
+        chosen = device.chosen_by(keys, tl.load(places_ptr + row * 2), tl.load(places_ptr + row * 2 + 1))
+        if NORM:
+            target = alpha * tl.load(mean_ptr + row)
+            y = tl.where(chosen, device.overwritten(k, target, strength, MAGNITUDE_MEAN, FULL, FROM_TENSOR), k)
+    if NORM:
+        factor = tl.load(factor_ptr + row)
+        scale = device.scale_of(y, inside, NORM)
+        x, log = device.logs_of(y, scale, NORM)
+        if HAS_MOMENTS:
+            total = tl.load(moments_ptr + row * 2)
+            center = tl.load(moments_ptr + row * 2 + 1)
+        else:
+            total, center = device.moments_of(x, log, inside, NORM)
+        added = grad + factor * device.slope_of(x, log, scale, total, center, NORM)
+        grad = tl.where(factor == 0, grad, added)  # left alone even where the slope is not finite
+    if LIFT:
+        wide = device.widen(k)
+        kept = tl.where(chosen, 0.0 if FULL else keep * grad, grad)
+        if SPREAD:
+            at = tl.where(chosen, grad, 0.0)
+            if MAGNITUDE_MEAN:
+                share = tl.sum(tl.where(wide < 0, -at, at), axis=0) * spread
+                grad = kept + device.sign_of(wide) * share
+            else:
+                grad = kept + tl.sum(at, axis=0) * spread
+        else:
+            grad = kept
+    grad = device.rounded(grad, kind)  # what the plain graph hands from node to node is of this type
+    tl.store(up_grad_ptr + row * M + column, device.narrow(grad * active, kind), mask=inside)
+    active_grad = device.rounded(grad * device.widen(up), kind)
+    tl.store(gate_grad_ptr + row * M + column, device.narrow(active_grad * active_slope, kind), mask=inside)
+
+
+def gated_forward(
+    gate: Tensor, up: Tensor, buffers: tuple[Tensor, ...], activation: str, m: int, alpha: float, order: str,
+    reference: str, strength: float, strength_at: Tensor | None, normalization: str,
+) -> None:  # fmt: skip
+    """Fills the buffers ``out`` (R, M), ``places`` (R, 2) and ``mean`` (R,) where m > 0, ``entropy`` (R,) and ``moments``
+    (R, 2) where there is a normalization, from gate and up (R, M)."""
+    out, places, mean, entropy, moments = buffers
+    rows, width = gate.shape
+    if rows == 0:
+        return
+    gate, up = rows_of(gate), rows_of(up)
+    with on_device(gate):
+        gated_forward_kernel[(rows,)](
+            gate, gate.stride(0), up, up.stride(0), gate if strength_at is None else strength_at, out, places, mean,
+            entropy, moments, width, m, alpha, strength,
+            ACTIVATION=ACTIVATIONS[activation], LIFT=m > 0, SIGNED=order == "signed",
+            MAGNITUDE_MEAN=reference == "magnitude_mean", FULL=strength_at is None and strength == 1.0,
+            FROM_TENSOR=strength_at is not None, NORM=NORMS[normalization], **launch_options(width),
+        )  # fmt: skip
+
+
+def gated_backward(
+    grad: Tensor | None, gate: Tensor, up: Tensor, saved: tuple[Tensor, Tensor, Tensor | None, Tensor | None],
+    results: tuple[Tensor, Tensor], activation: str, m: int, alpha: float, order: str, reference: str,
+    strength: float, strength_at: Tensor | None, detach_reference: bool, normalization: str,
+) -> None:  # fmt: skip
+    """Fills the gradients of gate and up (R, M); ``saved`` are places, means, moments and factors."""
+    (places, mean, moments, factor), (gate_grad, up_grad) = saved, results
+    rows, width = gate.shape
+    if rows == 0:
+        return
+    gate, up = rows_of(gate), rows_of(up)
+    grad = grad if grad is None else rows_of(grad)
+    spread = alpha / width
+    with on_device(gate):
+        gated_backward_kernel[(rows,)](
+            gate if grad is None else grad, 0 if grad is None else grad.stride(0), gate, gate.stride(0), up,
+            up.stride(0), places, mean, gate if moments is None else moments, gate if factor is None else factor,
+            gate if strength_at is None else strength_at, gate_grad, up_grad, width, alpha, strength,
+            spread if strength_at is not None else spread * strength, 1 - strength,
+            ACTIVATION=ACTIVATIONS[activation], HAS_GRAD=grad is not None, LIFT=m > 0, SIGNED=order == "signed",
+            MAGNITUDE_MEAN=reference == "magnitude_mean", SPREAD=not detach_reference,
+            FULL=strength_at is None and strength == 1.0, FROM_TENSOR=strength_at is not None,
+            NORM=NORMS[normalization] if factor is not None else 0, HAS_MOMENTS=moments is not None,
+            **launch_options(width),
+        )  # fmt: skip
