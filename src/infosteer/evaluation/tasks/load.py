@@ -11,6 +11,7 @@ from infosteer.errors import ConfigError, DataError
 from infosteer.evaluation.sets import EvalSet, question_key
 from infosteer.evaluation.tasks.check import check_raw, check_row, check_suite
 from infosteer.evaluation.tasks.convert import CONVERTERS
+from infosteer.evaluation.tasks.convert_types import TYPE_CONVERTERS
 from infosteer.evaluation.tasks.facts import OWN_WORDING, SUITE, TaskInfo
 from infosteer.evaluation.tasks.names import task_info
 from infosteer.training.row_files import SUFFIXES
@@ -18,6 +19,7 @@ from infosteer.training.row_formats import TEMPLATES, BadRow, Purpose, Row, norm
 from infosteer.training.rows import Rows, read_rows
 
 BETWEEN_SHOTS = "\n\n"
+_CONVERTERS = {**CONVERTERS, **TYPE_CONVERTERS}
 
 
 def load_task(
@@ -139,7 +141,7 @@ class _Reading:
             check_suite(raw)
             shaped: Mapping[str, Any] | None = raw
         else:
-            shaped = CONVERTERS[self.info.convert](raw)
+            shaped = _CONVERTERS[self.info.convert](raw)
         if shaped is None:
             return None
         row = normalise(shaped, _format(shaped), purpose, self.template)
@@ -194,18 +196,32 @@ def _format(shaped: Mapping[str, Any]) -> str:
     return "llm_adapters" if "answer" in shaped else "instruction_output"
 
 
+def example_pool(
+    name: str, *, data: str | Path | None = None, template: str = "sections", skip_bad_rows: bool = False
+) -> list[Row]:
+    """The training rows of a task that ask none of its test questions (case and punctuation ignored).
+
+    Raises: as ``training_rows``.
+    """
+    reading = _Reading(task_info(name), template, data, skip_bad_rows)
+    return _pool(reading, reading.rows("evaluate", limit=None))
+
+
+def _pool(reading: _Reading, test: Rows) -> list[Row]:
+    asked = {question_key(row["prompt"]) for row in test}
+    return [row for row in reading.rows("train", limit=None) if question_key(row["prompt"]) not in asked]
+
+
 def _worked_examples(reading: _Reading, test: Rows, shots: int, seed: int) -> str:
     """``shots`` training rows that ask no test question, put one after the other."""
-    pool = reading.rows("train", limit=None)
-    asked = {question_key(row["prompt"]) for row in test}
-    usable = [row for row in pool if question_key(row["prompt"]) not in asked]
-    if len(usable) < shots:
+    pool = _pool(reading, test)
+    if len(pool) < shots:
         raise DataError(
             "there are fewer worked examples than asked for",
-            where=f"task {reading.info.name}: {pool.source}",
-            got=f"{len(usable)} training rows that are no test question, {shots} shots",
+            where=f"task {reading.info.name}",
+            got=f"{len(pool)} training rows that are no test question, {shots} shots",
         )
-    chosen = random.Random(seed).sample(usable, shots)
+    chosen = random.Random(seed).sample(pool, shots)
     return "".join(row["prompt"] + row["completion"] + BETWEEN_SHOTS for row in chosen)
 
 
