@@ -21,11 +21,12 @@ from transformers.cache_utils import DynamicLayer
 from infosteer.evaluation.model_state import device_of, evaluating, forward_parameters, left_padded, vocabulary_size
 
 LOGITS_AT_ONCE = 2**26  # elements of the logits of one batch: 256 MB in fp32
-ROWS_AT_ONCE = 2**24  # elements of the logits that are copied and normalised at a time
+NORMALISED_AT_ONCE = 2**24  # elements of them that are normalised at a time
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
-Place = tuple[int, int, int]  # row of a batch, position in its logits, token
+Found = tuple[Array, Flags]
+NOTHING: Found = (np.zeros(0), np.zeros(0, dtype=np.bool_))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,8 +73,7 @@ def predict(
     be too many; ``done`` is called with the numbers of the requests just finished.
     """
     names = forward_parameters(model)
-    nothing = (np.zeros(0), np.zeros(0, dtype=np.bool_))
-    results = [_prediction(nothing, [])] * len(requests)
+    results = [_prediction(NOTHING, [])] * len(requests)
     asked = [i for i, request in enumerate(requests) if request.queries or request.branches]
     order = sorted(asked, key=lambda i: (-len(requests[i].ids), i))
     with evaluating(model):
@@ -86,7 +86,7 @@ def predict(
     return results
 
 
-def _prediction(trunk: tuple[Array, Flags], branches: Sequence[tuple[Array, Flags]]) -> Predictions:
+def _prediction(trunk: Found, branches: Sequence[Found]) -> Predictions:
     return Predictions(
         trunk=trunk[0],
         branches=[values for values, _ in branches],
@@ -106,13 +106,13 @@ def _predict_batch(
     learnt_prompt = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
     cached = branched and "past_key_values" in names and not learnt_prompt
     out = model(**inputs, use_cache=cached, **options)
-    trunks = _at_queries(out.logits, requests)
+    trunks = [_at_queries(logits, request) for logits, request in zip(out.logits, requests, strict=True)]
     if not branched:
         return [_prediction(trunk, []) for trunk in trunks]
     cache = out.past_key_values if cached else None
     # Only plain layers are reused: sliding windows and recurrent states cannot be shared so simply.
     if isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers):
-        found = _with_cache(model, cache, inputs["attention_mask"], requests, pad, "position_ids" in names)
+        found = _with_cache(model, cache, inputs["attention_mask"], requests, pad, batch_size, "position_ids" in names)
     else:
         flat = predict(
             model, [whole for request in requests for whole in _wholes(request)], pad=pad, batch_size=batch_size
@@ -134,28 +134,57 @@ def _wholes(request: Request) -> Iterator[Request]:
 
 
 def _with_cache(
-    model: Any, cache: DynamicCache, mask: torch.Tensor, requests: Sequence[Request], pad: int, positions: bool
-) -> list[tuple[Array, Flags]]:
-    """All branches of a batch in one forward after the trunks' keys and values; branches are padded on the right."""
+    model: Any,
+    cache: DynamicCache,
+    mask: torch.Tensor,
+    requests: Sequence[Request],
+    pad: int,
+    batch_size: int,
+    positions: bool,
+) -> list[Found]:
+    """All branches after the trunks' keys and values, in batches of branches of similar length, padded on the right."""
     rows = [(b, branch) for b, request in enumerate(requests) for branch in request.branches]
-    device = mask.device
-    index = torch.tensor([b for b, _ in rows], device=device)
-    n = max(1, max(len(branch) for _, branch in rows) - 1)
-    ids = torch.tensor([[*branch[:-1], *[pad] * (n - len(branch) + 1)] for _, branch in rows], device=device)
-    own = torch.tensor([[1] * (len(branch) - 1) + [0] * (n - len(branch) + 1) for _, branch in rows], device=device)
-    lengths = mask[index].sum(dim=1, keepdim=True)
-    places = {"position_ids": lengths + torch.arange(n, device=device)} if positions else {}
-    cache.batch_select_indices(index)
+    results = [NOTHING] * len(rows)
+    order = sorted((r for r, (_, branch) in enumerate(rows) if len(branch) > 1), key=lambda r: -len(rows[r][1]))
+    while order:
+        most = LOGITS_AT_ONCE // (vocabulary_size(model) * len(rows[order[0]][1]))
+        batch, order = order[: max(1, min(batch_size, most))], order[max(1, min(batch_size, most)) :]
+        index = torch.tensor([rows[r][0] for r in batch], device=mask.device)
+        branches = [rows[r][1] for r in batch]
+        for r, found in zip(batch, _run_branches(model, cache, mask, index, branches, pad, positions), strict=True):
+            results[r] = found
+    return results
+
+
+def _run_branches(
+    model: Any,
+    cache: DynamicCache,
+    mask: torch.Tensor,
+    index: torch.Tensor,
+    branches: Sequence[tuple[int, ...]],
+    pad: int,
+    positions: bool,
+) -> list[Found]:
+    """Branches in one forward; ``index`` says after which row of the cache each comes."""
+    n, device = max(map(len, branches)) - 1, mask.device
+    ids = torch.tensor([[*branch[:-1], *[pad] * (n - len(branch) + 1)] for branch in branches], device=device)
+    own = torch.tensor([[1] * (len(branch) - 1) + [0] * (n - len(branch) + 1) for branch in branches], device=device)
+    before = mask[index]
+    unused = int((before == 0).all(dim=0).sum())  # columns on the left that pad every row
+    trunks = DynamicCache()
+    for place, (keys, values, _) in enumerate(cache):
+        trunks.update(keys[:, :, unused:].index_select(0, index), values[:, :, unused:].index_select(0, index), place)
+    places = {"position_ids": before.sum(dim=1, keepdim=True) + torch.arange(n, device=device)} if positions else {}
     logits = model(
         input_ids=ids,
-        attention_mask=torch.cat([mask[index], own], dim=1),
-        past_key_values=cache,
+        attention_mask=torch.cat([before[:, unused:], own], dim=1),
+        past_key_values=trunks,
         use_cache=True,
         **places,
     ).logits
-    return _log_probs(
-        logits, [[(r, j - 1, branch[j]) for j in range(1, len(branch))] for r, (_, branch) in enumerate(rows)]
-    )
+    return [
+        _log_probs(logits[r], [(j - 1, branch[j]) for j in range(1, len(branch))]) for r, branch in enumerate(branches)
+    ]
 
 
 def _tail(request: Request) -> int:
@@ -166,53 +195,43 @@ def _tail(request: Request) -> int:
 def _batches(
     order: Sequence[int], requests: Sequence[Request], batch_size: int, V: int, cut: bool
 ) -> Iterator[list[int]]:
+    """Requests that run together: at most ``batch_size``, half as many where the trunks' keys and values stay in memory
+    beside those of their branches."""
     batch: list[int] = []
-    kept = branches = longest = 0
+    kept, most = 0, batch_size
     for i in order:
         request = requests[i]
         tail = _tail(request) if cut else len(request.ids)
-        sizes = [len(branch) for branch in request.branches]
-        if batch and (
-            len(batch) == batch_size
-            or branches + len(sizes) > batch_size
-            or (len(batch) + 1) * max(kept, tail) * V > LOGITS_AT_ONCE
-            or (branches + len(sizes)) * max(longest, *sizes, 0) * V > LOGITS_AT_ONCE
-        ):
+        room = max(1, batch_size // 2) if request.branches else most
+        if batch and (len(batch) >= min(most, room) or (len(batch) + 1) * max(kept, tail) * V > LOGITS_AT_ONCE):
             yield batch
-            batch, kept, branches, longest = [], 0, 0, 0
+            batch, kept, most = [], 0, batch_size
         batch.append(i)
-        kept, branches, longest = max(kept, tail), branches + len(sizes), max(longest, *sizes, 0)
+        kept, most = max(kept, tail), min(most, room)
     if batch:
         yield batch
 
 
-def _at_queries(logits: torch.Tensor, requests: Sequence[Request]) -> list[tuple[Array, Flags]]:
-    """The queries of each trunk of a batch; logits are (B, K, V), those of the last K positions."""
-    places = []
-    for b, request in enumerate(requests):
-        offset = logits.shape[1] - len(request.ids) - 1  # the first p tokens predict from index p - 1 of the T fed
-        places.append([(b, p + offset, token) for p, token in request.queries])
-    return _log_probs(logits, places)
+def _at_queries(logits: torch.Tensor, request: Request) -> Found:
+    """The queries of one trunk; logits are (K, V), those of its last K positions."""
+    offset = logits.shape[0] - len(request.ids) - 1  # the first p tokens predict from index p - 1 of the T fed
+    return _log_probs(logits, [(p + offset, token) for p, token in request.queries])
 
 
-def _log_probs(logits: torch.Tensor, places: Sequence[Sequence[Place]]) -> list[tuple[Array, Flags]]:
-    """``log softmax`` of logits (B, K, V) at each list's places, and whether it is the largest there.
-
-    Each position is normalised once, however many of its tokens are asked for.
-    """
-    at = {position: n for n, position in enumerate(dict.fromkeys((b, k) for row in places for b, k, _ in row))}
-    if not at:
-        return [(np.zeros(0), np.zeros(0, dtype=np.bool_)) for _ in places]
-    b, k = torch.tensor(list(at), device=logits.device).T
-    totals, best = [], []
-    step = max(1, ROWS_AT_ONCE // logits.shape[-1])
-    for n in range(0, len(at), step):
-        chosen = logits[b[n : n + step], k[n : n + step]].float()
-        totals.append(chosen.logsumexp(dim=-1))
-        best.append(chosen.argmax(dim=-1))
-    rows = torch.tensor([at[i, j] for row in places for i, j, _ in row], device=logits.device)
-    tokens = torch.tensor([token for row in places for *_, token in row], device=logits.device)
-    values = (logits[b[rows], k[rows], tokens].float() - torch.cat(totals)[rows]).double().cpu().numpy()
-    flags = (torch.cat(best)[rows] == tokens).cpu().numpy()
-    ends = np.cumsum([len(row) for row in places])[:-1]
-    return list(zip(np.split(values, ends), np.split(flags, ends), strict=True))
+def _log_probs(logits: torch.Tensor, pairs: Sequence[tuple[int, int]]) -> Found:
+    """``log softmax`` of logits (K, V) at pairs (index, token), and whether the token is the first of the largest."""
+    if not pairs:
+        return NOTHING
+    first, last = min(k for k, _ in pairs), max(k for k, _ in pairs)
+    device, step = logits.device, max(1, NORMALISED_AT_ONCE // logits.shape[1])
+    values, likeliest = np.zeros(len(pairs)), np.zeros(len(pairs), dtype=np.bool_)
+    for start in range(first, last + 1, step):
+        here = [n for n, (k, _) in enumerate(pairs) if start <= k < start + step]
+        part = logits[start : min(start + step, last + 1)].float()
+        rows = torch.tensor([pairs[n][0] - start for n in here], device=device)
+        tokens = torch.tensor([pairs[n][1] for n in here], device=device)
+        values[here] = part.log_softmax(dim=-1)[rows, tokens].double().cpu().numpy()
+        largest = part[rows, tokens] == part.amax(dim=-1)[rows]
+        largest[largest.clone()] = part[rows[largest]].argmax(dim=-1) == tokens[largest]  # the first of equals
+        likeliest[here] = largest.cpu().numpy()
+    return values, likeliest
