@@ -128,7 +128,7 @@ def test_strength_ends():
 
 def test_strength_as_a_tensor_that_is_never_read(monkeypatch):
     """What accelerators and compilers run: the strength stays a tensor."""
-    monkeypatch.setattr(module, "_strength", lambda strength: strength)
+    monkeypatch.setattr(module, "read_strength", lambda strength: strength)
     for s in (0.0, 0.4, 1.0):
         k = with_zeros(2, 3, 40).requires_grad_()
         got = intervene(k, 0.2, 1.2, strength=torch.tensor(s, dtype=torch.float64))

@@ -17,6 +17,7 @@ from infosteer.ops.gated_operator import gated_rows
 from infosteer.ops.gated_rows import activate
 from infosteer.ops.intervene import REFERENCES, check_finite, intervene, read_strength
 from infosteer.ops.select import ORDERS, check_choice, check_floating, count_smallest
+from infosteer.ops.steered import split_strength
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 
@@ -72,7 +73,7 @@ def gated(
     if not isinstance(factor, Tensor) and factor == 0.0:
         m = 0
     if kernels_take(gate) and (m or normalization is not None):
-        number, at = (1.0, factor) if isinstance(factor, Tensor) else (factor, None)
+        number, at = split_strength(factor, gate)
         width = gate.shape[-1]
         out, _, _, entropy, _ = gated_rows(
             gate.reshape(-1, width), up.reshape(-1, width), activation, m, float(alpha), order, reference, number, at,

@@ -37,10 +37,15 @@ def lift(
 
     Differentiable once.
     """
-    number, at = (1.0, strength) if isinstance(strength, Tensor) else (strength, None)
+    number, at = split_strength(strength, k)
     rows = k.reshape(-1, k.shape[-1])
     out, _, entropy, _ = steer_rows(rows, m, alpha, order, reference, number, at, detach_reference, normalization)
     return (out if m else rows).view(k.shape), entropy.view(k.shape[:-1]) if normalization else entropy
+
+
+def split_strength(strength: float | Tensor, k: Tensor) -> tuple[float, Tensor | None]:
+    """A strength as the two arguments of the operators: a number, or a tensor beside k that takes its place."""
+    return (1.0, strength.to(k.device)) if isinstance(strength, Tensor) else (strength, None)
 
 
 def steered_entropy(k: Tensor, normalization: str) -> Tensor:

@@ -16,7 +16,7 @@ from infosteer.ops.entropy import NORMALIZATIONS, entropy_gradient_rows, key_ent
 from infosteer.ops.inject import check_injection, inject, row_factors
 from infosteer.ops.intervene import REFERENCES, check_finite, intervene, read_strength
 from infosteer.ops.select import ORDERS, check_choice, check_floating, count_smallest
-from infosteer.ops.steered import lift, steer_rows, steer_rows_backward
+from infosteer.ops.steered import lift, split_strength, steer_rows, steer_rows_backward
 
 
 def intervene_with_entropy(
@@ -105,7 +105,7 @@ class _InterveneAndInject(torch.autograd.Function):
         strength: float | Tensor,
         normalization: str,
     ) -> Tensor:
-        number, at = (1.0, strength) if isinstance(strength, Tensor) else (strength, None)
+        number, at = split_strength(strength, k)
         rows = k.reshape(-1, k.shape[-1])
         out, entries, _, _ = steer_rows(rows, m, alpha, order, reference, number, at, detach_reference, "")
         out = out.view(k.shape)

@@ -119,8 +119,8 @@ def gated_forward(
     gate: Tensor, up: Tensor, buffers: tuple[Tensor, ...], activation: str, m: int, alpha: float, order: str,
     reference: str, strength: float, strength_at: Tensor | None, normalization: str,
 ) -> None:  # fmt: skip
-    """Fills the buffers ``out`` (R, M), ``places`` (R, 2) and ``mean`` (R,) where m > 0, ``entropy`` (R,) and ``moments``
-    (R, 2) where there is a normalization, from gate and up (R, M)."""
+    """Fills the buffers ``out`` (R, M), ``places`` (R, 2) and ``mean`` (R,) where m > 0, ``entropy`` (R,) and
+    ``moments`` (R, 2) where there is a normalization, from gate and up (R, M)."""
     out, places, mean, entropy, moments = buffers
     rows, width = gate.shape
     if rows == 0:
@@ -148,6 +148,7 @@ def gated_backward(
         return
     gate, up = rows_of(gate), rows_of(up)
     grad = grad if grad is None else rows_of(grad)
+    factor = factor if factor is None else factor.contiguous()  # that of a sum is one number, expanded
     spread = alpha / width
     with on_device(gate):
         gated_backward_kernel[(rows,)](

@@ -122,8 +122,8 @@ def rows_forward(
     k: Tensor, buffers: tuple[Tensor, ...], alpha: float, order: str, reference: str, strength: float,
     strength_at: Tensor | None, normalization: str,
 ) -> None:  # fmt: skip
-    """Fills the buffers ``out`` (R, M) and ``entries`` (R, m) where m > 0, ``entropy`` (R,) and ``moments`` (R, 2) where
-    there is a normalization, from rows k (R, M); settings as in :func:`infosteer.ops.steered.steer_rows`."""
+    """Fills the buffers ``out`` (R, M) and ``entries`` (R, m) where m > 0, ``entropy`` (R,) and ``moments`` (R, 2)
+    where there is a normalization, from rows k (R, M); settings as in :func:`infosteer.ops.steered.steer_rows`."""
     out, entries, entropy, moments = buffers
     rows, width = k.shape
     if rows == 0:
@@ -151,6 +151,7 @@ def rows_backward(
         return
     y = rows_of(y)
     grad = grad if grad is None else rows_of(grad)
+    factor = factor if factor is None else factor.contiguous()  # that of a sum is one number, expanded
     m = entries.shape[1]
     spread = alpha / width
     with on_device(result):
