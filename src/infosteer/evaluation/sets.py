@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +10,8 @@ from typing import Any, get_args
 from infosteer.core.config import check_keys
 from infosteer.errors import ConfigError, DataError
 from infosteer.evaluation.extract import Scoring, is_worked_solution
+from infosteer.evaluation.ngrams import words
+from infosteer.evaluation.train_texts import bare
 from infosteer.training.answers import last_number
 from infosteer.training.row_formats import Row
 from infosteer.training.rows import Rows, read_rows
@@ -153,10 +154,10 @@ def _load_task(
     from infosteer.evaluation.tasks import load_task  # tasks are made of sets
 
     name = str(settings.pop("source")).removeprefix(TASK)
+    check_keys(settings, ("data", "template", "shots", "seed"), where)
     data = settings.pop("data", None)
     if data is not None and base_dir is not None and (Path(base_dir) / data).is_dir():
         data = Path(base_dir) / data
-    check_keys(settings, ("template", "shots", "seed"), where)
     return load_task(name, data=data, limit=limit, skip_bad_rows=skip_bad_rows, **settings)
 
 
@@ -198,17 +199,6 @@ def _scoring(scoring: Scoring | None, rows: Rows, where: str) -> Scoring:
     return scoring or "exact_match"
 
 
-def overlap(train_rows: Iterable[Mapping[str, Any]], evalset: EvalSet) -> int:
-    """How many of the set's rows have a prompt that is also trained on (case and punctuation ignored).
-
-    Published training mixes hold test questions of their own suite, so a run checks every pair it is given.
-    """
-    seen = {question_key(row.get("prompt", row.get("text"))) for row in train_rows}
-    return sum(question_key(row.get("prompt", row.get("text"))) in seen for row in evalset.rows)
-
-
 def question_key(prompt: Any) -> str:
-    """A prompt as it is compared: case, punctuation and white space ignored."""
-    if isinstance(prompt, list):
-        prompt = "\n".join(f"{turn['role']}: {turn['content']}" for turn in prompt)
-    return re.sub(r"\W+", " ", str(prompt).casefold()).strip()
+    """A prompt as it is compared: its words, without the frame of a known template (see ``contamination``)."""
+    return " ".join(words(bare(prompt)))

@@ -39,6 +39,9 @@ def dataset(*, task: str, infosteer: Mapping[str, Any] | None = None, **_facts: 
 class Shots(ContextSampler):
     """lm-eval's sampler over the training rows of a task, read when the first example is asked for."""
 
+    df: Sequence[dict[str, Any]]
+    _loaded: bool
+
     def fewshot_docs(self) -> Sequence[dict[str, Any]]:
         """Training rows that ask no test question."""
         if not self._loaded:

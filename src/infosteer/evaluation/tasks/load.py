@@ -100,7 +100,7 @@ def training_rows(
 
 
 class _Reading:
-    """Reads the splits of one task, all in the wording of the first row."""
+    """Reads the splits of one task, all in the wording of the first good row."""
 
     def __init__(self, info: TaskInfo, template: str, data: str | Path | None, skip_bad_rows: bool) -> None:
         self.info, self.template, self.data, self.skip_bad_rows = info, template, data, skip_bad_rows
@@ -132,11 +132,11 @@ class _Reading:
 
     def _prepare(self, raw: Mapping[str, Any], purpose: Purpose) -> Row | None:
         check_raw(raw)
-        wording = SUITE if self.info.of_suite and {"instruction", "answer"} <= raw.keys() else OWN_WORDING
-        if self.wording is None:
-            self.wording = wording
-        elif wording != self.wording:
-            raise BadRow(f"has the columns of {wording} rows among rows of {self.wording}: {', '.join(map(repr, raw))}")
+        wording = SUITE if self.info.of_suite and "instruction" in raw else OWN_WORDING
+        if self.wording not in (None, wording):
+            has = "no field" if wording == OWN_WORDING else "a field"
+            fields = ", ".join(map(repr, raw)) or "none"
+            raise BadRow(f"has {has} 'instruction', unlike the rows before it; its fields are {fields}")
         if wording == SUITE:
             check_suite(raw)
             shaped: Mapping[str, Any] | None = raw
@@ -144,10 +144,12 @@ class _Reading:
             shaped = _CONVERTERS[self.info.convert](raw)
         if shaped is None:
             return None
-        row = normalise(shaped, _format(shaped), purpose, self.template)
+        format = "llm_adapters" if wording == SUITE else _format(shaped)
+        row = normalise(shaped, format, purpose, self.template)
         if purpose == "evaluate":
             check_row(row, self.info)
             row["stop"] = list(self.info.stop)
+        self.wording = wording
         return row
 
     def _source(self, split: str) -> tuple[str, dict[str, Any]]:
