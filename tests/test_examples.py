@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"
 sys.path.insert(0, str(ROOT / "tests" / "experiments"))
 
-from tiny import save_model  # noqa: E402
+from tiny import save_model, write_rows  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def start(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_example_is_tested() -> None:
-    assert {path.name for path in EXAMPLES.glob("*.py")} == {"sft_trl.py", "accelerate_loop.py"}
+    assert {path.name for path in EXAMPLES.glob("*.py")} == {"sft_trl.py", "accelerate_loop.py", "graft.py"}
 
 
 def test_sft_trl(model: Path, tmp_path: Path) -> None:
@@ -96,6 +96,31 @@ def test_accelerate_loop_does_not_depend_on_the_micro_batch(
     assert "step 4: task loss" in printed
     assert "infosteer/entropy" in printed
     assert largest_difference(load_file(tmp_path / "out" / "model.safetensors"), whole) < 1e-6
+
+
+def test_graft(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A tuned model that differs in its layers and in its head: few weights of the layers are taken, no others."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    base, tuned = load_file(model / "model.safetensors"), AutoModelForCausalLM.from_pretrained(model)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.add_(0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    tuned.save_pretrained(tmp_path / "tuned")
+    AutoTokenizer.from_pretrained(model).save_pretrained(tmp_path / "tuned")
+    rows = write_rows(tmp_path / "rows.jsonl")
+    settings = ["--density", "0.05", "--epochs", "2", "--batch-size", "6", "--output", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["graft.py", str(model), str(tmp_path / "tuned"), str(rows), *settings])
+    runpy.run_path(str(EXAMPLES / "graft.py"), run_name="__main__")
+    assert "epoch 2: loss" in capsys.readouterr().out
+    after, made = load_file(tmp_path / "tuned" / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    for name, value in made.items():
+        taken = value != base[name]
+        assert torch.equal(value[taken], after[name][taken])
+        assert bool(taken.any()) <= ("layers." in name or name == "model.norm.weight"), name
+    assert any(not torch.equal(value, base[name]) for name, value in made.items())
 
 
 @pytest.mark.slow

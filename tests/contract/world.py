@@ -60,7 +60,7 @@ def settings_of(key: str) -> dict[str, Any]:
     """The method's mapping in its own recipe: settings with which it has an effect."""
     recipe = yaml.safe_load(method_info(key).recipe.read_text(encoding="utf-8"))
     for arm in recipe["arms"].values():
-        for mapping in arm:
+        for mapping in arm["methods"] if isinstance(arm, dict) else arm:
             if method_info(mapping["method"]).key == key:
                 return dict(mapping)
     raise AssertionError(f"the recipe of {key} has no arm that uses it")
@@ -129,9 +129,9 @@ def train(model: nn.Module, methods: list[Any] | None, steps: int = 3) -> tuple[
 
 
 def steer(model: nn.Module, methods: list[Any]) -> Any:
-    """A session on the model, with the batch as calibration text."""
+    """A session on the model, with the batch as calibration text and as the task."""
     inputs = {name: batch()[name] for name in ("input_ids", "attention_mask")}
-    return infosteer.steer(model, methods, calibration=[inputs])
+    return infosteer.steer(model, methods, calibration=[inputs], task=[batch()])
 
 
 def relative_error(got: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> float:

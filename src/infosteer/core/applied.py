@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from infosteer.core.contract import Method
 from infosteer.core.metrics import PREFIX
-from infosteer.core.surfaces import Handle, ParamMethod, ParamTarget
+from infosteer.core.surfaces import Handle, Loop, ParamMethod, ParamTarget
+from infosteer.errors import ConfigError
 from infosteer.models import Site
 
 
@@ -27,26 +29,37 @@ class Applied:
         model: nn.Module,
         sites: Sequence[Site],
         usage: Callable[[], Mapping[int, Tensor]],
+        task: Callable[[int], Sequence[Mapping[str, Any]]],
     ) -> None:
-        """Lets every method that is not off act on the model, in recipe order."""
+        """Lets every method that is not off act on the model, in recipe order.
+
+        Raises:
+            ConfigError: methods that cannot both act on the same parameter.
+        """
         for index, method in enumerate(methods):
             if isinstance(method, ParamMethod) and not method.off:
                 fixed = method.strength if isinstance(method.strength, float) else None
-                target = ParamTarget(model=model, sites=sites, usage=usage, fixed_strength=fixed)
+                target = ParamTarget(model=model, sites=sites, usage=usage, task=task, fixed_strength=fixed)
                 self._names[index] = method.label()
                 self.handles[index] = method.apply(target)
+        self._refuse_conflicts()
+
+    def begin(self, optimizer: torch.optim.Optimizer, loop: Loop) -> None:
+        """The optimizer is known, and no backward has run yet."""
+        for handle in self.handles.values():
+            handle.begin(optimizer, loop)
 
     def before_step(
         self, strengths: Sequence[float], optimizer: torch.optim.Optimizer, step: int, total_steps: int | None
     ) -> None:
-        """An optimizer is about to step."""
-        for index, handle in self.handles.items():
+        """An optimizer is about to step; handles on what it steps on come last, next to it."""
+        for index, handle in sorted(self.handles.items(), key=lambda item: item[1].inner):
             handle.see_optimizer(optimizer, step, total_steps)
             handle.before_step(strengths[index])
 
     def after_step(self, strengths: Sequence[float]) -> None:
-        """It has stepped."""
-        for index, handle in self.handles.items():
+        """It has stepped; those come first."""
+        for index, handle in sorted(self.handles.items(), key=lambda item: not item[1].inner):
             handle.after_step(strengths[index])
 
     def finish(self, strengths: Sequence[float]) -> None:
@@ -68,3 +81,18 @@ class Applied:
         for handle in reversed(self.handles.values()):
             handle.undo()
         self.handles = {}
+
+    def _refuse_conflicts(self) -> None:
+        """Two inner handles cannot share a parameter; one that steps early shares none with any other."""
+        for index, handle in self.handles.items():
+            for other, second in self.handles.items():
+                alone = handle.early or (handle.inner and second.inner)
+                if index == other or not alone:
+                    continue
+                if {id(p) for p in handle.parameters()} & {id(p) for p in second.parameters()}:
+                    raise ConfigError(
+                        "two methods cannot act on the steps of the same parameters",
+                        where=self._names[index],
+                        got=f"{self._names[index]} and {self._names[other]}",
+                        fix="step in the usual place (per_layer: false)" if handle.early else "give each its own parts",
+                    )

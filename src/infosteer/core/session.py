@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from infosteer.core.applied import Applied
+from infosteer.core.calibration import TaskBatches, take_batches
 from infosteer.core.calls import Calls
 from infosteer.core.contract import Method
 from infosteer.core.coupling import check_loss, couple, divisor, loss_change_value, new_scales, penalty_value, sums_of
@@ -38,7 +39,7 @@ from infosteer.core.metrics import summarise
 from infosteer.core.plans import SitePlan, edits_training, make_plans, refuse_silent
 from infosteer.core.registry import describe_method, key_of
 from infosteer.core.steps import watch_steps
-from infosteer.core.surfaces import InterventionMethod, LossMethod, ProbeMethod
+from infosteer.core.surfaces import InterventionMethod, Loop, LossMethod, ProbeMethod
 from infosteer.core.token_losses import loss_change
 from infosteer.core.usage import memory_usage
 from infosteer.core.watching import Probes
@@ -60,6 +61,8 @@ class Session:
         total_steps: optimizer steps of the whole training, for schedules over its fraction.
         measure_every: optimizer steps between measured calls; 0 measures the first training call only.
         calibration: batches of ``input_ids`` (and ``attention_mask``) for methods that ask which memories are in use.
+        task: batches of model inputs with ``labels`` for methods that ask for the task's loss, or a function that gives
+            at most so many of them.
 
     Raises:
         AttachError: a compiled or already steered model.
@@ -76,6 +79,7 @@ class Session:
         total_steps: int | None = None,
         measure_every: int = 10,
         calibration: Iterable[Mapping[str, Any]] | None = None,
+        task: TaskBatches | None = None,
     ) -> None:
         refuse_unsteerable(model)
         self.model, self.methods, self.sites = model, tuple(methods), tuple(sites)
@@ -103,7 +107,7 @@ class Session:
         try:
             usage = functools.cache(lambda: memory_usage(model, self.sites, calibration))
             self.probes.calibrate(model, self.sites, calibration)
-            self.applied.apply(self.methods, model, self.sites, usage)
+            self.applied.apply(self.methods, model, self.sites, usage, functools.partial(take_batches, task))
             # Always called last of the hooks on a module: LoRA wrappers and user hooks have had their turn.
             for plan in self.plans:
                 hook = SiteHook(self, plan)
@@ -203,6 +207,10 @@ class Session:
                 loss = loss + (share - share.detach())
         couple(loss, calls, num_items=num_items, factor=factor, on_backward=lambda: self.calls.begin_backward(calls))
         return loss, calls
+
+    def begin(self, optimizer: torch.optim.Optimizer, loop: Loop | None = None) -> None:
+        """Names the optimizer before the first backward; only methods that step within it ask for that."""
+        self.applied.begin(optimizer, loop or Loop())
 
     def finish(self) -> None:
         """Ends the training part: methods that act on the trained weights as a whole do so now. Safe to call twice."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from infosteer.core.calibration import Calibration, as_batches
+from infosteer.core.calibration import Calibration, TaskBatches, as_batches
 from infosteer.core.effects import Methods, as_methods, refuse_data_methods
 from infosteer.core.session import Session
 from infosteer.errors import ConfigError
@@ -22,6 +22,7 @@ def steer(
     measure_every: int = 10,
     calibration: Calibration | None = None,
     tokenizer: Any = None,
+    task: TaskBatches | None = None,
 ) -> Session:
     """Attaches methods to a model and proves that every site fires.
 
@@ -34,6 +35,7 @@ def steer(
         measure_every: optimizer steps between calls that ``session.metrics()`` measures; 0 for the first only.
         calibration: texts (with ``tokenizer``), or batches of ``input_ids``, for methods that ask which memories a text
             uses.
+        task: batches of model inputs with ``labels``, for methods that ask for the loss of the task (grafting).
 
     Returns:
         A :class:`~infosteer.core.session.Session`; with penalties, call ``loss = session.loss(loss)`` before backward.
@@ -54,7 +56,9 @@ def steer(
             raise ConfigError("not a number of steps", where=name, got=value, expected=f"a whole number from {low}")
     sites = find_sites(model, trust_structure=trust_structure)
     batches = None if calibration is None else as_batches(calibration, tokenizer)
-    return Session(model, chosen, sites, total_steps=total_steps, measure_every=measure_every, calibration=batches)
+    return Session(
+        model, chosen, sites, total_steps=total_steps, measure_every=measure_every, calibration=batches, task=task
+    )
 
 
 def find_sites(model: nn.Module, *, trust_structure: bool) -> list[Site]:

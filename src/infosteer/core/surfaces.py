@@ -135,8 +135,37 @@ class LossMethod(Method):
         return {}
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Loop:
+    """What is known of the training loop before its first backward.
+
+    Attributes:
+        accumulation: backwards before each optimizer step.
+        clipping: largest norm of all gradients; 0 where none are clipped.
+        processes: how many train together.
+        scaled: whether losses are multiplied by a scaler (fp16).
+    """
+
+    accumulation: int = 1
+    clipping: float = 0.0
+    processes: int = 1
+    scaled: bool = False
+
+
 class Handle(abc.ABC):
     """What a params method leaves behind: called around optimizer steps, and able to undo itself."""
+
+    inner: ClassVar[bool] = (
+        False  # whether it changes what the optimizer steps on: closest to the step, whatever the order
+    )
+
+    @property
+    def early(self) -> bool:
+        """Whether its parameters step within the backward pass, before the others."""
+        return False
+
+    def begin(self, optimizer: torch.optim.Optimizer, loop: Loop) -> None:  # noqa: B027 - few methods need it
+        """Runs before the first backward of a trainer, or when an own loop calls ``session.begin(optimizer)``."""
 
     @abc.abstractmethod
     def parameters(self) -> list[nn.Parameter]:
@@ -179,12 +208,14 @@ class ParamTarget:
         model: the model in training.
         sites: all sites of the model, in order of layers.
         usage: calls for the mean |k| of every memory on the calibration text, layer -> (M,) float64.
+        task: calls for at most so many batches of the training task, with labels: the same ones in every run.
         fixed_strength: the strength where it is the same in every step, else None.
     """
 
     model: nn.Module
     sites: Sequence[Site]
     usage: Callable[[], Mapping[int, Tensor]]
+    task: Callable[[int], Sequence[Mapping[str, Any]]]
     fixed_strength: float | None
 
 

@@ -6,13 +6,30 @@ Legend: M memories (FFN width), D hidden.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from infosteer.core.surfaces import Handle
 from infosteer.errors import AttachError
+
+# torch optimizers whose weight decay is part of the gradient unless a group says otherwise
+_COUPLED = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.RMSprop, torch.optim.Adadelta, torch.optim.ASGD)
+
+
+def weight_decay(optimizer: torch.optim.Optimizer | None, group: Mapping[str, Any]) -> tuple[float, float]:
+    """(weight decay that the optimizer applies to the weights themselves, that which it adds to the gradient)."""
+    decay = float(group.get("weight_decay", 0.0))
+    coupled = isinstance(optimizer, _COUPLED) or group.get("decoupled_weight_decay") is False
+    return (0.0, decay) if coupled else (decay, 0.0)
+
+
+def left_out(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the step did nothing: a scaler tells fused optimizers that gradients were not finite."""
+    found = vars(optimizer).get("found_inf")
+    return found is not None and bool(found)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, slots=True)

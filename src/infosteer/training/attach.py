@@ -16,7 +16,14 @@ from infosteer.core.metrics import PREFIX, summarise
 from infosteer.core.session import Session
 from infosteer.core.steer import find_sites
 from infosteer.errors import ArchitectureError, AttachError, NonFiniteLossError
-from infosteer.training.compat import is_measured_step, loss_factor, refuse_trainer
+from infosteer.training.compat import (
+    bare_optimizer,
+    is_measured_step,
+    loop_of,
+    loss_factor,
+    refuse_trainer,
+    task_batches,
+)
 from infosteer.training.sidecar import write_sidecar
 
 logger = logging.getLogger(__name__)
@@ -69,10 +76,17 @@ def attach(
         logger.info("no key coefficients are observed: %s", error.what)
         sites = []
     batches = None if calibration is None else as_batches(calibration, getattr(trainer, "processing_class", None))
-    session = Session(trainer.model, chosen, sites, measure_every=0, calibration=batches)
+    session = Session(
+        trainer.model,
+        chosen,
+        sites,
+        measure_every=0,
+        calibration=batches,
+        task=functools.partial(task_batches, trainer),
+    )
     session.values = False
     bridge = _Bridge(trainer, session)
-    callback = _StepCallback(session)
+    callback = _StepCallback(trainer, session)
     trainer.add_callback(callback)
     wrapped = {name: _wrap(trainer, name, getattr(bridge, name)) for name in ("compute_loss", "log", "save_model")}
 
@@ -180,8 +194,8 @@ class _Bridge:
 class _StepCallback(TrainerCallback):
     """Finds out methods without effect where no torch optimizer hook ran (engines with their own step)."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, trainer: Any, session: Session) -> None:
+        self.trainer, self.session = trainer, session
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.session.step = state.global_step - 1  # of the step that just ended
@@ -198,3 +212,5 @@ class _StepCallback(TrainerCallback):
             raise AttachError(
                 "DataParallel copies the model for every forward", fix="launch one process a GPU with accelerate launch"
             )
+        if isinstance(optimizer := bare_optimizer(kwargs.get("optimizer")), torch.optim.Optimizer):
+            self.session.begin(optimizer, loop_of(self.trainer))

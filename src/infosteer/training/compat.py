@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 from typing import Any
 
 import torch
+from accelerate.optimizer import AcceleratedOptimizer
 
+from infosteer.core.surfaces import Loop
 from infosteer.errors import AttachError, ConfigError
 
 PACKAGES = ("infosteer", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
@@ -56,6 +59,38 @@ def is_measured_step(trainer: Any) -> bool:
     if strategy == "epoch" and state.max_steps and state.num_train_epochs:
         return step % max(1, round(state.max_steps / state.num_train_epochs)) == 0
     return False
+
+
+def task_batches(trainer: Any, count: int) -> list[Any]:
+    """At most ``count`` batches as the trainer's collator makes them, of rows spread evenly over its data set.
+
+    They are the same on every process and in every run, whatever was drawn before: no sampler takes part.
+    """
+    rows, size = trainer.train_dataset, trainer.args.per_device_train_batch_size
+    try:
+        total = len(rows)
+        wanted = min(total, count * size)
+        chosen = [rows[index * total // wanted] for index in range(wanted)]
+    except TypeError:  # a stream has no length
+        chosen = list(itertools.islice(rows, count * size))
+    collate = trainer._get_collator_with_removed_columns(trainer.data_collator, description="training")
+    return [collate(chosen[start : start + size]) for start in range(0, len(chosen), size)]
+
+
+def loop_of(trainer: Any) -> Loop:
+    """What its settings say of the trainer's loop."""
+    return Loop(
+        accumulation=trainer.args.gradient_accumulation_steps,
+        clipping=float(trainer.args.max_grad_norm or 0.0),
+        processes=trainer.accelerator.num_processes,
+        scaled=trainer.accelerator.scaler is not None,
+    )
+
+
+def bare_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """The torch optimizer within accelerate's wrapper."""
+    found: torch.optim.Optimizer = optimizer.optimizer if isinstance(optimizer, AcceleratedOptimizer) else optimizer
+    return found
 
 
 def refuse_trainer(trainer: Any) -> None:

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from infosteer.core.surfaces import Handle
+from infosteer.core.updates import left_out, weight_decay
 from infosteer.errors import AttachError, ConfigError
 from infosteer.methods.params.recadam.anneal import annealed
 
 logger = logging.getLogger(__name__)
-# torch optimizers whose weight decay is part of the gradient unless a group says otherwise
-_COUPLED = (torch.optim.SGD, torch.optim.Adagrad, torch.optim.RMSprop, torch.optim.Adadelta, torch.optim.ASGD)
 
 
 class Pull(Handle):
@@ -73,9 +72,7 @@ class Pull(Handle):
 
     @torch.no_grad()
     def after_step(self, strength: float) -> None:
-        # A scaler tells fused optimizers to leave a step out whose gradients were not finite.
-        skipped = vars(self._optimizer).get("found_inf") if self._optimizer is not None else None
-        if skipped is not None and bool(skipped):
+        if self._optimizer is not None and left_out(self._optimizer):
             self._before = []
             return
         task, recall = self.weights()
@@ -89,7 +86,7 @@ class Pull(Handle):
                 logger.warning(
                     "recadam: the pull would overshoot (lr * gamma * (w - lambda) = %.3g); it is held at 1", share
                 )
-            decay = rate * _decoupled_decay(self._optimizer, group)
+            decay = rate * weight_decay(self._optimizer, group)[0]
             _refuse_resharded(parameter, before)
             self._update(parameter, before, task, min(share, 1.0), decay)
         self._before = []
@@ -122,12 +119,6 @@ class Pull(Handle):
             [(p.detach() - self.anchors[id(p)].to(p)).double().square().sum().cpu() for p in self.anchored]
         )
         return {"distance": float(squares.sum().sqrt()), "task_weight": self.weights()[0]}
-
-
-def _decoupled_decay(optimizer: torch.optim.Optimizer | None, group: Mapping[str, Any]) -> float:
-    """The weight decay that the optimizer applies to the weights themselves, not through the gradient."""
-    coupled = isinstance(optimizer, _COUPLED) or group.get("decoupled_weight_decay") is False
-    return 0.0 if coupled else float(group.get("weight_decay", 0.0))
 
 
 def _refuse_resharded(parameter: nn.Parameter, before: Tensor) -> None:

@@ -1,0 +1,456 @@
+"""GaLore against its lines written out, against the authors' package, and in the loops that it must live in."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small import IDS, llama, lora, steer, train, weights
+from small_trainer import Stop, trainer
+from torch import Tensor, nn
+
+import infosteer
+from infosteer.core.surfaces import Loop
+from infosteer.errors import AttachError, ConfigError, NoEffectError
+from infosteer.methods.params.galore import Basis, GaLore, LowRank, find_basis, state_bytes
+from infosteer.methods.params.galore.low_rank import Settings
+from infosteer.methods.params.galore.projection import MODES, projected_shape, sides
+
+SHAPES = {"tall": (9, 5), "wide": (5, 9), "square": (6, 6)}
+PROJECTED = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight", "up_proj.weight", "gate_proj.weight",
+             "down_proj.weight")  # fmt: skip
+
+
+def handle(parameter: nn.Parameter, rank: int, **changes: Any) -> LowRank:
+    settings = {"proj_type": "std", "update_proj_gap": 3, "scale": 1.0, "solver": "exact", "rotate": False, "seed": 0}
+    return LowRank([(parameter, rank)], Settings(**{**settings, **changes}))
+
+
+def step(found: LowRank, optimizer: torch.optim.Optimizer) -> None:
+    found.see_optimizer(optimizer, 0, None)
+    found.before_step(1.0)
+    optimizer.step()
+    found.after_step(1.0)
+
+
+def gradients(shape: tuple[int, ...], count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(7)
+    return [torch.randn(shape, generator=generator, dtype=torch.float64) for _ in range(count)]
+
+
+def by_hand(
+    weight: Tensor,
+    steps: list[Tensor],
+    mode: str,
+    rank: int,
+    gap: int,
+    *,
+    lr: float = 0.1,
+    wd: float = 0.2,
+    scale: float = 0.25,
+) -> Tensor:
+    """The paper's lines with numpy-like products of whole matrices: projectors (m, m) and (n, n) instead of bases."""
+    w = weight.clone()
+    p = q = None
+    m = v = torch.zeros(())
+    for t, g in enumerate(steps):
+        if t % gap == 0:
+            u, _, vh = torch.linalg.svd(g)
+            tall = g.shape[0] >= g.shape[1]
+            use_right = mode in ("right", "full") or (mode == "std" and tall) or (mode == "reverse_std" and not tall)
+            use_left = mode in ("left", "full") or (mode == "std" and not tall) or (mode == "reverse_std" and tall)
+            p = u[:, :rank] if use_left else torch.eye(g.shape[0]).double()
+            q = vh[:rank] if use_right else torch.eye(g.shape[1]).double()
+        r = p.T @ g @ q.T
+        m, v = 0.9 * m + 0.1 * r, 0.999 * v + 0.001 * r * r
+        eta = lr * math.sqrt(1 - 0.999 ** (t + 1)) / (1 - 0.9 ** (t + 1))
+        w = w - eta * scale * (p @ (m / v.sqrt()) @ q)
+        w = w - lr * wd * w
+    return w
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_it_is_the_papers_update(mode: str, shape: tuple[int, int]) -> None:
+    weight, steps = gradients(shape, 1)[0], gradients(shape, 8)[1:]
+    parameter = nn.Parameter(weight.clone())
+    found = handle(parameter, 2, proj_type=mode, scale=0.25)
+    optimizer = torch.optim.AdamW([parameter], lr=0.1, weight_decay=0.2, eps=1e-30)
+    for gradient in steps:
+        parameter.grad = gradient.clone()
+        step(found, optimizer)
+        assert torch.equal(parameter.grad, gradient)  # given back as it was
+    torch.testing.assert_close(parameter.detach(), by_hand(weight, steps, mode, 2, 3), rtol=1e-9, atol=1e-11)
+    assert optimizer.state[parameter]["exp_avg"].shape == projected_shape(shape, 2, mode)
+    assert optimizer.state[parameter]["exp_avg_sq"].shape == projected_shape(shape, 2, mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_bases(mode: str, shape: tuple[int, int]) -> None:
+    full, low = gradients(shape, 1)[0], gradients((shape[0], 2), 1)[0] @ gradients((2, shape[1]), 1)[0]
+    for gradient, rank in ((full, min(shape)), (low, 2)):  # of full rank, or of a rank that is kept
+        basis = find_basis(gradient, rank, mode)
+        torch.testing.assert_close(basis.lift(basis.project(gradient)), gradient)
+        assert basis.project(gradient).shape == projected_shape(shape, rank, mode)
+    left, right = sides(shape, mode)
+    assert (basis.left is not None, basis.right is not None) == (left, right)
+    for side in (basis.left if left else None, basis.right.mT if right else None):
+        if side is not None:
+            torch.testing.assert_close(side.T @ side, torch.eye(2).double())
+    stack = torch.stack([full, low])
+    both = find_basis(stack, 2, mode)
+    for index, gradient in enumerate(stack):
+        one = find_basis(gradient, 2, mode)
+        torch.testing.assert_close(both.lift(both.project(stack))[index], one.lift(one.project(gradient)))
+    assert find_basis(torch.zeros(shape), 2, mode) is None
+    assert find_basis(full.clone().fill_(float("nan")), 2, mode) is None
+
+
+def test_the_randomized_solver_finds_the_same_directions_and_draws_from_its_seed_alone() -> None:
+    strong = gradients((40, 30), 1)[0]
+    strong += 50 * gradients((40, 3), 1)[0] @ gradients((3, 30), 1)[0]
+    exact, state = find_basis(strong, 3), torch.get_rng_state()
+    found, again = (
+        find_basis(strong, 3, solver="randomized", seed=4),
+        find_basis(strong, 3, solver="randomized", seed=4),
+    )
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(found.right, again.right)
+    difference = found.lift(found.project(strong)) - exact.lift(exact.project(strong))
+    assert float(difference.norm() / strong.norm()) < 1e-3
+    assert find_basis(strong.bfloat16(), 3).right.dtype == torch.bfloat16
+
+
+def test_at_full_rank_and_scale_1_sgd_is_plain_sgd() -> None:
+    for shape in SHAPES.values():
+        weight, steps = gradients(shape, 1)[0], gradients(shape, 5)
+        ours, theirs = nn.Parameter(weight.clone()), nn.Parameter(weight.clone())
+        found = handle(ours, min(shape))
+        settings = {"lr": 0.1, "weight_decay": 0.3}  # decay is part of the gradient here
+        optimizers = torch.optim.SGD([ours], **settings), torch.optim.SGD([theirs], **settings)
+        for gradient in steps:
+            ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+            step(found, optimizers[0])
+            optimizers[1].step()
+        torch.testing.assert_close(ours.detach(), theirs.detach())
+
+
+def test_the_basis_holds_for_the_gap_and_a_gradient_without_directions_leaves_it() -> None:
+    parameter = nn.Parameter(gradients((9, 5), 1)[0])
+    found, optimizer, seen = handle(parameter, 2), torch.optim.AdamW([parameter], lr=0.1), []
+    steps = gradients((9, 5), 9)
+    steps[6] = torch.zeros(9, 5).double()
+    for gradient in [torch.zeros(9, 5).double(), *steps]:  # one before there is a basis: the parameter is left alone
+        parameter.grad, before = gradient, parameter.detach().clone()
+        step(found, optimizer)
+        assert torch.equal(parameter.detach(), before) == (not seen and not gradient.any())
+        if gradient.any() or seen:
+            seen.append(optimizer.state[parameter]["galore_right"])
+    same = [torch.equal(a, b) for a, b in itertools.pairwise(seen)]
+    assert same == [True, True, False, True, True, True, True, True]  # T = 3; the zero gradient came at step 6
+
+
+def test_rotation_keeps_what_both_bases_share() -> None:
+    """With the same directions in another order the lifted momentum is the same; without rotation it is another."""
+    old = find_basis(gradients((9, 5), 1)[0], 3)
+    new = Basis(right=old.right[[2, 0, 1]])
+    low = gradients((9, 3), 1)[0]
+    torch.testing.assert_close(new.lift(new.turn(low, old)), old.lift(low))
+    results = {}
+    for rotate in (False, True):
+        parameter = nn.Parameter(gradients((9, 5), 1)[0])
+        found, optimizer = (
+            handle(parameter, 2, rotate=rotate, update_proj_gap=1),
+            torch.optim.AdamW([parameter], lr=0.1),
+        )
+        for gradient in gradients((9, 5), 3):
+            before = {
+                name: value.clone()
+                for name, value in optimizer.state.get(parameter, {}).items()
+                if isinstance(value, Tensor)
+            }
+            parameter.grad = gradient
+            step(found, optimizer)
+        basis, older = (Basis(right=state["galore_right"]) for state in (optimizer.state[parameter], before))
+        carried = basis.project(older.lift(before["exp_avg"])) if rotate else before["exp_avg"]
+        wanted = 0.9 * carried + 0.1 * basis.project(gradient)
+        torch.testing.assert_close(optimizer.state[parameter]["exp_avg"], wanted)
+        results[rotate] = parameter.detach().clone()
+    assert not torch.equal(results[False], results[True])
+    parameter.grad = gradients((9, 5), 1)[0]
+    turned, plain = handle(parameter, 2, rotate=True, update_proj_gap=1), torch.optim.RMSprop([parameter])
+    step(turned, plain)
+    with pytest.raises(AttachError, match="cannot be turned"):
+        step(turned, plain)
+
+
+def test_measured_state_is_what_the_formula_says() -> None:
+    model = llama().float()
+    with steer(model, [GaLore(rank=3)]) as session:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        optimizer.step()
+        matrices = {n: p for n, p in model.named_parameters() if n.endswith(PROJECTED)}
+        wanted = 0
+        for parameter in matrices.values():
+            small, large = sorted(parameter.shape)
+            wanted += 4 * (small * 3 + 2 * large * 3) + 4  # basis, two moments, and torch's count of steps
+            assert {tuple(v.shape) for k, v in optimizer.state[parameter].items() if k.startswith("exp")} <= {
+                (parameter.shape[0], 3), (3, parameter.shape[1])
+            }  # fmt: skip
+        assert state_bytes(optimizer, matrices.values()) == wanted
+        metrics = session.metrics()
+        assert metrics["infosteer/galore/state_mib"] * 2**20 == pytest.approx(wanted)
+        assert metrics["infosteer/galore/matrices"] == len(matrices) == 14
+        assert metrics["infosteer/galore/projected_rate"] == pytest.approx(0.25 * 1e-2)
+        others = [p for p in model.parameters() if all(p is not q for q in matrices.values())]
+        assert state_bytes(optimizer, others) == sum(8 * p.numel() + 4 for p in others)
+        assert state_bytes(optimizer) == wanted + state_bytes(optimizer, others)
+
+
+def test_what_is_not_projected_learns_as_ever() -> None:
+    plain, found = train(llama(), [], steps=1), train(llama(), [GaLore(rank=3)], steps=1)
+    for name, value in plain.items():
+        assert torch.equal(found[name], value) == (not name.endswith(PROJECTED)), name
+    ffn = train(llama(), [GaLore(rank=3, parts="ffn", layers=[1])], steps=1)
+    for name, value in plain.items():
+        assert torch.equal(ffn[name], value) == (not (name.endswith(PROJECTED[4:]) and "layers.1" in name)), name
+
+
+@pytest.mark.parametrize("settings", [{}, {"proj_type": "full", "rotate": True, "update_proj_gap": 2}])
+def test_per_layer_steps_are_the_same_and_free_each_gradient(settings: dict[str, Any]) -> None:
+    wanted = train(llama(), [GaLore(rank=3, **settings)], steps=4)
+    model = llama()
+    with steer(model, [GaLore(rank=3, per_layer=True, **settings)]) as session:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1)
+        session.begin(optimizer)
+        held = []
+        hooks = [p.register_post_accumulate_grad_hook(lambda _: held.append(alive(model))) for p in model.parameters()]
+        for _ in range(4):
+            model(input_ids=IDS, labels=IDS).loss.backward()
+            assert alive(model) == 0
+            optimizer.step()
+        assert max(held) <= 2, "gradients pile up"
+        assert session.step == 4
+        assert len(optimizer.param_groups[0]["params"]) == len(list(model.parameters()))
+        for hook in hooks:
+            hook.remove()
+    for name, value in weights(model).items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-12, atol=1e-14)
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    assert alive(model) == len(list(model.parameters())), "the hooks are gone with the session"
+
+
+def alive(model: nn.Module) -> int:
+    return sum(p.grad is not None for p in model.parameters())
+
+
+def test_per_layer_refuses_loops_that_need_all_gradients_by_name(tmp_path: Path) -> None:
+    for loop, words in (
+        (Loop(accumulation=2), "gradient accumulation"), (Loop(clipping=1.0), "clipping"),
+        (Loop(processes=2), "over processes"), (Loop(scaled=True), "loss scaler"),
+    ):  # fmt: skip
+        model = llama()
+        with steer(model, [GaLore(per_layer=True)]) as session, pytest.raises(AttachError, match=words):
+            session.begin(torch.optim.AdamW(model.parameters()), loop)
+    model = llama()
+    with steer(model, [GaLore(per_layer=True)]):
+        optimizer = torch.optim.AdamW(model.parameters())
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        with pytest.raises(AttachError, match=r"session\.begin"):
+            optimizer.step()
+    with steer(model, [GaLore(per_layer=True)]) as session:
+        session.begin(torch.optim.AdamW(model.parameters()))
+        model.zero_grad()
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        with pytest.raises(AttachError, match="second gradient"):
+            model(input_ids=IDS, labels=IDS).loss.backward()
+    made = trainer(tmp_path)
+    session = infosteer.attach(made, [GaLore(per_layer=True)])
+    with pytest.raises(AttachError, match="clipping"):  # the trainer's default
+        made.train()
+    session.remove()
+    with pytest.raises(ConfigError, match="same parameters"):
+        steer(llama(), [GaLore(per_layer=True), {"method": "protect_memory", "values": 0.5}])
+
+
+@pytest.mark.parametrize("settings", [{}, {"per_layer": True}], ids=["usual", "per-layer"])
+def test_a_killed_training_ends_with_the_same_bits(tmp_path: Path, settings: dict[str, Any]) -> None:
+    method = {"method": "galore", "rank": 2, "update_proj_gap": 3, **settings}
+
+    def made(folder: str) -> Any:
+        found = trainer(tmp_path / folder)
+        if settings:
+            found.args.max_grad_norm = 0.0
+        infosteer.attach(found, [method])
+        return found
+
+    whole, killed = made("whole"), made("killed")
+    whole.train()
+    killed.add_callback(Stop(5))
+    with pytest.raises(KeyboardInterrupt):
+        killed.train()
+    resumed = made("killed")
+    resumed.train(resume_from_checkpoint=str(tmp_path / "killed" / "checkpoint-4"))
+    for name, value in weights(resumed.model).items():
+        assert torch.equal(value, weights(whole.model)[name]), name
+    saved = torch.load(tmp_path / "killed" / "checkpoint-4" / "optimizer.pt", weights_only=True)
+    assert any("galore_right" in state or "galore_left" in state for state in saved["state"].values())
+    other = trainer(tmp_path / "killed")
+    infosteer.attach(other, [{**method, "rank": 3, "per_layer": False}])
+    with pytest.raises(AttachError, match="another rank or mode"):
+        other.train(resume_from_checkpoint=str(tmp_path / "killed" / "checkpoint-4"))
+
+
+def test_micro_batches_are_projected_once_together() -> None:
+    def run(parts: int) -> dict[str, Tensor]:
+        model = llama()
+        with steer(model, [GaLore(rank=3)]):
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-30)
+            for _ in range(3):
+                for rows in IDS.chunk(parts):
+                    (model(input_ids=rows, labels=rows).loss / parts).backward()
+                optimizer.step()
+                optimizer.zero_grad()
+        return weights(model)
+
+    whole = run(1)
+    for name, value in run(3).items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_it_composes_with_methods_around_the_step(first: bool) -> None:
+    """In either order: what another method holds back is held back of the lifted update."""
+    galore, slow = GaLore(rank=3), infosteer.ProtectMemory(values=0.3, keys=1.0, gates=1.0)
+    start, alone = weights(llama()), train(llama(), [galore], steps=1)
+    both = train(llama(), [galore, slow] if first else [slow, galore], steps=1)
+    for name, value in both.items():
+        factor = 0.3 if "down_proj" in name else 1.0
+        torch.testing.assert_close(value, start[name] + factor * (alone[name] - start[name]))
+    frozen = train(llama(), [galore, infosteer.ProtectMemory()] if first else [infosteer.ProtectMemory(), galore])
+    for name, value in frozen.items():
+        assert torch.equal(value, start[name]) == ("mlp" in name), name
+    pulled = train(llama(), [galore, infosteer.RecAdam(k=0.0, pull=0.0, gamma=1e-12)], steps=1, weight_decay=0.0)
+    unpulled = train(llama(), [galore], steps=1, weight_decay=0.0)
+    for name, value in pulled.items():  # lambda 1/2: half of the lifted update
+        torch.testing.assert_close(value, (start[name] + unpulled[name]) / 2, rtol=1e-7, atol=1e-9)
+    two = [GaLore(rank=2, parts="ffn"), GaLore(rank=4, parts="attention")]
+    found, one = train(llama(), two, steps=1), train(llama(), two[:1], steps=1)
+    for name, value in one.items():
+        assert torch.equal(found[name], value) == ("self_attn" not in name), name
+    with pytest.raises(ConfigError, match="same parameters"):
+        steer(llama(), [GaLore(rank=2), GaLore(rank=4, parts="attention")])
+
+
+def test_adapters_and_what_is_trained_whole_beside_them() -> None:
+    model = lora(llama(), ["q_proj", "up_proj"])
+    start = weights(model)
+    found = train(model, [GaLore(rank=2)], steps=3)
+    assert any(not torch.equal(found[n], v) for n, v in start.items())
+    assert all(torch.equal(found[n], v) for n, v in start.items() if "lora_" not in n)
+    with pytest.raises(AttachError, match="no trained matrix is larger than the rank"):
+        steer(lora(llama(), ["q_proj"]), [GaLore(rank=4)])
+    whole = lora(llama(), ["q_proj"], modules_to_save=["down_proj"])
+    with steer(whole, [GaLore(rank=8)]) as session:
+        assert session.metrics()["infosteer/galore/matrices"] == 2
+
+
+def test_a_step_that_a_scaler_leaves_out_moves_nothing() -> None:
+    for fused in (False, True):
+        model, scaler = llama().float(), torch.amp.GradScaler("cpu")
+        with steer(model, [GaLore(rank=3)]):
+            optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.1, fused=fused)
+            moved = []
+            for scale in (float("inf"), 1.0, float("inf"), 1.0):
+                before = weights(model)
+                optimizer.zero_grad()
+                scaler.scale(model(input_ids=IDS, labels=IDS).loss * scale).backward()
+                scaler.step(optimizer)
+                scaler.update()
+                now = weights(model)
+                moved.append(any(not torch.equal(value, before[name]) for name, value in now.items()))
+                assert all(bool(value.isfinite().all()) for value in now.values())
+        assert moved == [False, True, False, True]
+
+
+def test_unsound_settings_optimizers_and_moments_are_refused() -> None:
+    for wrong in ({"rank": 0}, {"rank": 2.5}, {"proj_type": "both"}, {"parts": "ears"}, {"parts": []},
+                  {"update_proj_gap": 0}, {"scale": -1}, {"solver": "guess"}):  # fmt: skip
+        with pytest.raises(ConfigError):
+            GaLore(**wrong)
+    for strength in (0.5, {"points": [[0, 1.0], [5, 0.0]]}):
+        with pytest.raises(ConfigError, match="on or off"):
+            steer(llama(), [GaLore(strength=strength)])
+    assert GaLore.preset("paper").rank == 128
+    assert GaLore.preset("fine-tuning").scale == 4.0
+    model = llama()
+    started = torch.optim.AdamW(model.parameters())
+    model(input_ids=IDS, labels=IDS).loss.backward()
+    started.step()
+    grouped = torch.optim.AdamW([{"params": list(model.parameters()), "update_proj_gap": 200}])
+    sized = torch.optim.Adafactor(model.parameters())
+    for optimizer, words in ((started, "whole gradients"), (grouped, "already"), (sized, "size of the weights")):
+        before = weights(model)
+        with steer(model, [GaLore()]) as session:
+            with pytest.raises(AttachError, match=words):
+                optimizer.step()
+            session.remove()
+        assert all(torch.equal(value, before[name]) for name, value in weights(model).items())
+    with steer(model, [GaLore()]) as session:
+        optimizer = torch.optim.AdamW(model.parameters())
+        optimizer.step()
+        with session.pause(), pytest.raises(AttachError, match="switched off"):
+            optimizer.step()
+    with steer(llama().requires_grad_(False), [GaLore()]) as session:
+        head = session.model.lm_head.requires_grad_(True)
+        with pytest.raises(NoEffectError, match="galore"):
+            torch.optim.SGD(head.parameters()).step()
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_it_equals_the_authors_package(mode: str, shape: tuple[int, int]) -> None:
+    """galore-torch 1.0 in fp32; it adds its epsilon before the bias correction, torch after it."""
+    package = pytest.importorskip(
+        "galore_torch", reason="pip install galore-torch (and bitsandbytes, which it imports)"
+    )
+    start, steps = gradients(shape, 1)[0].float(), [g.float() for g in gradients(shape, 8)[1:]]
+    ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
+    found = handle(ours, 2, proj_type=mode, scale=0.25)
+    settings = {"lr": 0.05, "eps": 1e-6, "weight_decay": 0.1}
+    group = {"params": [theirs], "rank": 2, "update_proj_gap": 3, "scale": 0.25, "proj_type": mode}
+    optimizer = torch.optim.AdamW([ours], **settings)
+    other = package.GaLoreAdamW([group], **settings, no_deprecation_warning=True)
+    for t, gradient in enumerate(steps, 1):
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        optimizer.param_groups[0]["eps"] = 1e-6 / math.sqrt(1 - 0.999**t)
+        step(found, optimizer)
+        other.step()
+        torch.testing.assert_close(ours.detach(), theirs.detach(), rtol=2e-4, atol=2e-5)
+
+
+def test_quantised_moments() -> None:
+    """8-bit AdamW of bitsandbytes steps in the projection: a quarter of the moments' bytes, and close to 32 bits."""
+    bnb = pytest.importorskip("bitsandbytes", reason="pip install bitsandbytes")
+    states, ends = {}, {}
+    for name, make in (("8", lambda p: bnb.optim.AdamW8bit(p, lr=1e-2, min_8bit_size=16)), ("32", torch.optim.AdamW)):
+        model = llama(hidden_size=64, intermediate_size=128).float()
+        with steer(model, [GaLore(rank=16)]) as session:
+            optimizer = make(model.parameters()) if name == "8" else make(model.parameters(), lr=1e-2)
+            for _ in range(5):
+                model(input_ids=IDS, labels=IDS).loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            states[name] = session.metrics()["infosteer/galore/state_mib"]
+            optimizer.load_state_dict(optimizer.state_dict())
+            model(input_ids=IDS, labels=IDS).loss.backward()
+            optimizer.step()
+            ends[name] = float(model(input_ids=IDS, labels=IDS).loss.detach())
+    assert states["8"] < 0.55 * states["32"]
+    assert ends["8"] == pytest.approx(ends["32"], rel=0.1)
