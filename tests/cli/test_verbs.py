@@ -16,6 +16,7 @@ VERBS = (
     "run",
     "sweep",
     "demo",
+    "eval",
     "report",
     "inspect",
     "memory",

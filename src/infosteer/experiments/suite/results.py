@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infosteer.evaluation import analyse
-from infosteer.evaluation.contamination import Contamination, rule
+from infosteer.evaluation.multiple import correct
 from infosteer.evaluation.records import Scores
-from infosteer.evaluation.statistics import compare_macro, summarise, summarise_macro
+from infosteer.evaluation.statistics import compare_macro, summarise_macro
+from infosteer.experiments.contaminated import contamination_notes, contamination_of, with_clean_part
 from infosteer.experiments.environment import environment
 from infosteer.experiments.results import RESAMPLES, SCHEMA, scores_of
 from infosteer.experiments.suite.settings import Arm
@@ -25,7 +26,6 @@ def build_results(
     outcomes: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Mapping[str, Any]],
     *,
-    contamination: Mapping[str, Contamination] | None = None,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
     """Everything that the outcomes say together.
@@ -35,7 +35,6 @@ def build_results(
         arms: all models asked for; the first one's arm is the baseline of comparisons.
         outcomes: of models that are done, or failed.
         facts: set -> ``rows``, ``chance`` (what guessing scores), ``majority`` (what the commonest answer scores).
-        contamination: set -> what of it stands in training data, where that was asked for.
 
     Returns: results of schema 1, with a row for every arm and set in ``tasks``, and one for every arm, group and score
         in ``macro``.
@@ -45,10 +44,13 @@ def build_results(
     scores = scores_of(names, finished)
     judged: dict[str, list[Any]] = {"summary": [], "comparisons": [], "notes": []}
     if scores:
-        baseline = names[0] if names[0] in scores else None
-        judged = analyse(scores, baseline=baseline, resamples=resamples)
-        if baseline is None:
+        first = names[0] if names[0] in scores else None
+        judged = analyse(scores, baseline=first, resamples=resamples)
+        if first is None:
             judged = {**judged, "comparisons": []}
+    correct(judged["comparisons"], [row["metric"].rpartition("/")[2] for row in judged["comparisons"]])
+    baseline = judged["comparisons"][0]["baseline"] if judged["comparisons"] else None
+    contamination = with_clean_part(contamination_of(finished), scores, baseline=baseline, resamples=resamples)
     macro = _macros(config["groups"], scores, facts, names[0], resamples)
     return {
         "schema": SCHEMA,
@@ -58,7 +60,8 @@ def build_results(
         "arms": [{"arm": o["arm"], "seed": o["seed"], "metrics": o["metrics"]} for o in finished],
         "summary": judged["summary"],
         "comparisons": judged["comparisons"],
-        "tasks": _tasks(config, judged["summary"], scores, finished, facts, contamination or {}),
+        "tasks": _tasks(config, judged["summary"], finished, facts, contamination),
+        "contamination": contamination,
         "macro": macro,
         "batch_effect": [
             {"arm": o["arm"], "seed": o["seed"], **o["batch_effect"]} for o in finished if o["batch_effect"]
@@ -74,10 +77,9 @@ def build_results(
 def _tasks(
     config: Mapping[str, Any],
     summary: Sequence[Mapping[str, Any]],
-    scores: Scores,
     finished: Sequence[Mapping[str, Any]],
     facts: Mapping[str, Mapping[str, Any]],
-    contamination: Mapping[str, Contamination],
+    contamination: Mapping[str, Any],
 ) -> list[dict[str, Any]]:
     """One row an arm and set: n, chance, every measure with its interval and where chance lies, failures."""
     rows = []
@@ -108,25 +110,23 @@ def _tasks(
                 "majority": known.get("majority"),
                 "measures": measures,
                 "failures": failures,
-                "contamination": _contaminated(contamination.get(task), scores[arm], list(measures)),
+                "contamination": _contaminated(contamination, arm, task),
             })  # fmt: skip
     return rows
 
 
-def _contaminated(
-    found: Contamination | None, by_seed: Mapping[int, Mapping[str, Sequence[float]]], measures: Sequence[str]
-) -> dict[str, Any] | None:
-    """What of a set stands in training data, and every measure over the rows that do not."""
+def _contaminated(contamination: Mapping[str, Any], arm: str, task: str) -> dict[str, Any] | None:
+    """How many rows of a set stand in training data, and every measure of an arm over those that do not."""
+    found = contamination.get("sets", {}).get(task)
     if found is None:
         return None
-    clean: dict[str, Any] = {}
-    if len(found.dirty) < found.examples:
-        for measure in measures:
-            columns = {seed: row[f"{found.name}/{measure}"] for seed, row in by_seed.items()}
-            if all(len(column) == found.examples for column in columns.values()):
-                kept = summarise({seed: found.clean(column) for seed, column in columns.items()})
-                clean[measure] = {"mean": kept.mean, "low": kept.low, "high": kept.high}
-    return {**found.to_json(), "rule": rule(), "clean": {"rows": found.examples - len(found.dirty), "measures": clean}}
+    counts = {key: value for key, value in found.items() if isinstance(value, int)}
+    clean = {
+        row["metric"].rpartition("/")[2]: {key: row[key] for key in ("mean", "low", "high")}
+        for row in contamination["clean"]["summary"]
+        if (row["arm"], row["metric"].rpartition("/")[0]) == (arm, task)
+    }
+    return {**counts, "dirty": len(found["dirty"]), "clean": clean}
 
 
 def _rows(mine: Sequence[Mapping[str, Any]], task: str) -> int:
@@ -225,8 +225,7 @@ def _notes(
         skipped = max((one["settings"].get("skipped", 0) for one in sets), default=0)
         if skipped:
             notes.append(f"{name}: {skipped} bad rows were skipped")
-    if len(scores) > 2:
-        notes.append("p_value in results.json is not corrected for the number of comparisons")
+    notes += contamination_notes(contamination_of(finished))
     if known < len(arms):
         notes.append(f"{len(arms) - known} of {len(arms)} models are not finished: numbers are preliminary")
     return notes

@@ -77,7 +77,7 @@ class Suite:
         self.arms = arms_of(settings.models)
         self.wanted: Wanted = load_wanted(settings)
         self.config = self._resolved()
-        self.contamination: dict[str, Contamination] | None = None
+        self.contamination: dict[str, Contamination] = {}
 
     def _resolved(self) -> dict[str, Any]:
         arms: dict[str, dict[str, Any]] = {}
@@ -132,14 +132,15 @@ class Suite:
             finished=len(self.arms) - len(todo),
             tasks=len(self.wanted.names),
         )
-        if self.settings.against:
-            self.contamination = self._contamination()
+        if self.settings.against and todo:
+            self.reporter.note(f"looking for the questions in {', '.join(self.settings.against)}")
+            self.contamination = check_sets(self.wanted.sets.values(), self.settings.against)
         failures = []
         for arm in todo:
             try:
                 self._evaluate(arm)
             except InfoSteerError as error:
-                if isinstance(error, RunError) and len(self.arms) == 1:
+                if len(self.arms) == 1:
                     raise
                 failures.append(f"{arm.name}, seed {arm.seed}: {error.what}")
                 self.folder.write_outcome(failed_outcome(arm.name, arm.seed, error))
@@ -183,6 +184,8 @@ class Suite:
                 )
             results |= self._lm_eval(arm, found, store)
         judged = {name: judged_of(result) for name, result in results.items()}
+        for name, one in self.contamination.items():
+            judged[name]["contamination"] = one.to_json()
         outcome = outcome_of(arm.name, arm.seed, judged)
         model = {
             "model": arm.model,
@@ -256,10 +259,6 @@ class Suite:
             progress=self.reporter.progress,
         )
 
-    def _contamination(self) -> dict[str, Contamination]:
-        self.reporter.note(f"looking for the questions in {', '.join(self.settings.against)}")
-        return check_sets(self.wanted.sets.values(), self.settings.against)
-
     def _write_results(self) -> None:
         outcomes = [o for arm in self.arms if (o := self.folder.read_outcome(arm.name, arm.seed)) is not None]
         results = build_results(
@@ -267,7 +266,6 @@ class Suite:
             self.arms,
             outcomes,
             {name: facts_of(one) for name, one in self.wanted.sets.items()},
-            contamination=self.contamination,
             resamples=RESAMPLES if len(outcomes) == len(self.arms) else QUICK_RESAMPLES,
         )
         write_atomic(self.folder.results_file, json.dumps(results, indent=1, allow_nan=False) + "\n")

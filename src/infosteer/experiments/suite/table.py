@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from infosteer.evaluation.measures import label, show
 from infosteer.experiments.suite.results import GENERATED, OPTION, OPTION_NORM, STRICT
-from infosteer.inspection.measures import label, show
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -96,11 +96,9 @@ def markdown(results: Mapping[str, Any], arm: str) -> str:
 
 def _contaminated(task: Mapping[str, Any]) -> str:
     found = task["contamination"]
-    told = f"{task['task']}: {len(found['dirty'])} of {found['examples']} rows stand in training data"
-    clean = found["clean"]["measures"].get(GENERATED)
-    if found["dirty"] and clean is not None:
-        told += f"; right answers on the others {_score(clean)}"
-    return told
+    told = f"{task['task']}: {found['dirty']} of {found['examples']} rows stand in training data"
+    clean = found["clean"].get(GENERATED)
+    return told if clean is None else f"{told}; right answers on the others {_score(clean)}"
 
 
 def _compared(results: Mapping[str, Any]) -> list[str]:
