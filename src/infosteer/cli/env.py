@@ -25,5 +25,9 @@ def env(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fals
     table.add_row("cpu", f"{facts['cpu_cores']} cores, {facts['torch_threads']} torch threads")
     devices = ", ".join(f"{d['name']} ({d['memory_gib']} GiB)" for d in facts["devices"])
     table.add_row("devices", f"{devices}; CUDA {facts['cuda']}" if devices else "CPU only")
+    kernels = facts["kernels"]
+    asked = f"; INFOSTEER_BACKEND asks for {kernels['override']}" if kernels["override"] else ""
+    triton = f"triton {kernels['triton']}" if kernels["triton"] else "triton not installed"
+    table.add_row("kernels", f"GPU: {kernels['gpu']}, CPU: {kernels['cpu']} ({triton}{asked})")
     table.add_row("extras", ", ".join(f"{k}: {'yes' if v else 'no'}" for k, v in facts["extras"].items()))
     make_console().print(table)

@@ -28,6 +28,8 @@ def environment() -> dict[str, Any]:
     """Versions, platform, threads and devices, as plain data; the same on every call in one process."""
     import torch
 
+    from infosteer.ops.backends import describe
+
     devices = []
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -41,6 +43,7 @@ def environment() -> dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "cuda": torch.version.cuda,
         "devices": devices,
+        "kernels": describe(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
 

@@ -95,11 +95,12 @@ def gated_backward(
 
 def gate_gradients(total: Tensor, gate: Tensor, up: Tensor, activation: str) -> tuple[Tensor, Tensor]:
     """Gradients of gate and up (R, M) from that of ``act(gate) * up``."""
-    with torch.enable_grad():
-        leaf = gate.detach().requires_grad_(True)
-        active = activate(leaf, activation)
-    (result,) = torch.autograd.grad(active, leaf, total * up)
-    return result, total * active.detach()
+    active_grad = total * up  # autograd does not record inside an operator
+    if activation == "silu":
+        gate_grad = torch.ops.aten.silu_backward(active_grad, gate)
+    else:
+        gate_grad = torch.ops.aten.gelu_backward(active_grad, gate, approximate="tanh")
+    return gate_grad, total * activate(gate, activation)
 
 
 def plain_keys(k: Tensor, order: str) -> Tensor:

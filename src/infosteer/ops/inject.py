@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from infosteer.errors import ConfigError
 from infosteer.ops.backends import kernels_take
@@ -58,6 +59,29 @@ def inject(
     """
     check_injection(k, row_weight, scale)
     out: Tensor = _Inject.apply(k, row_weight, scale, grad_rows, add_rows)
+    return out
+
+
+def inject_value(k: Tensor, value: Tensor, row_weight: Tensor | None, scale: Tensor) -> Tensor:
+    """Identity on ``k`` whose backward pass gives ``value`` the gradient ``scale * row_weight``.
+
+    The same penalty as with ``inject``, for a value of the rows of k that is at hand with its graph.
+
+    Args:
+        k: (..., M) key coefficients.
+        value: (...) one number a row.
+        row_weight: as in ``inject``.
+        scale: as in ``inject``, read in the backward pass.
+
+    Returns:
+        A view of ``k``.
+
+    Raises:
+        ConfigError: as ``inject``.
+    """
+    check_floating("k", k)
+    check_injection(k, row_weight, scale)
+    out: Tensor = _InjectValue.apply(k, value, row_weight, scale)
     return out
 
 
@@ -132,6 +156,20 @@ class _Inject(torch.autograd.Function):
             None,
             None,
         )
+
+
+class _InjectValue(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, k: Tensor, value: Tensor, row_weight: Tensor | None, scale: Tensor) -> Tensor:
+        ctx.row_weight, ctx.scale, ctx.like = row_weight, scale, (value.shape, value.dtype)
+        return k.view_as(k)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        shape, dtype = ctx.like
+        factor = row_factors(ctx.scale, ctx.row_weight, grad.reshape(-1, grad.shape[-1]), grad)
+        return grad, factor.view(shape).to(dtype), None, None
 
 
 def row_factors(scale: Tensor, row_weight: Tensor | None, k: Tensor, grad: Tensor) -> Tensor:
