@@ -14,7 +14,7 @@ import torch
 from infosteer.errors import ConfigError, RunError
 from infosteer.evaluation.engines import TransformersEngine
 from infosteer.evaluation.engines.fingerprint import fingerprint_of, fingerprint_of_files
-from infosteer.evaluation.engines.kept import CHUNK_BATCHES, KeptEngine
+from infosteer.evaluation.engines.kept import KeptEngine
 from infosteer.evaluation.engines.store import Store, key_of
 
 from .conftest import TAUGHT, tiny
@@ -58,12 +58,14 @@ def test_what_is_kept_is_what_was_computed(tmp_path: Path, taught_model: Any, to
     bare = Counting(taught_model, tokenizer)
     kept = KeptEngine(bare, Store(tmp_path / "kept.jsonl"), {"model": "m"})
     wanted = decoded(bare, PROMPTS)
-    assert decoded(kept, PROMPTS) == wanted
+    computed = decoded(kept, PROMPTS)
+    assert computed == wanted
     again = KeptEngine(bare, Store(tmp_path / "kept.jsonl"), {"model": "m"})
     calls = len(bare.ran)
     found = decoded(again, PROMPTS)
     assert found == wanted
-    assert [one.confidence for one in found] == [one.confidence for one in wanted], "to the last bit"
+    assert [one.confidence for one in found] == [one.confidence for one in computed], "to the last bit"
+    assert [one.confidence for one in found] == pytest.approx([one.confidence for one in wanted], rel=1e-5)
     assert len(bare.ran) == calls
     settings = {"leads": [""] * len(OPTIONS), "batch_size": 64}
     scores = bare.score_options(PROMPTS, OPTIONS, **settings)
@@ -85,29 +87,31 @@ def test_only_what_is_new_is_computed(tmp_path: Path, taught_model: Any, tokeniz
     kept = KeptEngine(bare, Store(tmp_path / "kept.jsonl"), {"model": "m"})
     told: list[int] = []
     decoded(kept, PROMPTS[:3], progress=told.append)
-    assert bare.ran == [3]
+    assert bare.ran == [2, 1]
     decoded(kept, [*PROMPTS, PROMPTS[-1]], progress=told.append)
-    assert bare.ran == [3, len(PROMPTS) - 3], "neither what is known nor what occurs twice"
+    assert bare.ran == [2, 1, 2, 2], "neither what is known nor what occurs twice"
     assert sum(told) == 3 + len(PROMPTS) + 1
     for changes in ({"max_new_tokens": 6}, {"batch_size": 3}, {"stops": [["."]] * 3}):
-        before = len(bare.ran)
+        before = sum(bare.ran)
         decoded(kept, PROMPTS[:3], **changes)
-        assert len(bare.ran) == before + 1, changes
+        assert sum(bare.ran) == before + 3, changes
+    before = sum(bare.ran)
     decoded(KeptEngine(bare, kept.store, {"model": "another"}), PROMPTS[:3])
-    assert bare.ran[-1] == 3, "another model has other answers"
+    assert sum(bare.ran) == before + 3, "another model has other answers"
 
 
-def test_a_chunk_is_kept_as_soon_as_it_is_done(tmp_path: Path, taught_model: Any, tokenizer: Any) -> None:
+def test_a_batch_is_kept_as_soon_as_it_is_done(tmp_path: Path, taught_model: Any, tokenizer: Any) -> None:
     bare = Counting(taught_model, tokenizer)
-    bare.lives = 1
-    prompts = [f"Q: number {i}?\nA:" for i in range(3 * CHUNK_BATCHES)]
+    bare.lives = 2
+    prompts = [f"Q: number {'x' * (7 * i % 5)}{i}?\nA:" for i in range(11)]
     with pytest.raises(KeyboardInterrupt):
-        decoded(KeptEngine(bare, Store(tmp_path / "kept.jsonl"), {}), prompts, batch_size=1)
-    assert len(Store(tmp_path / "kept.jsonl").values) == CHUNK_BATCHES
+        decoded(KeptEngine(bare, Store(tmp_path / "kept.jsonl"), {}), prompts, batch_size=3)
+    assert len(Store(tmp_path / "kept.jsonl").values) == 6
     bare.lives = 10
-    found = decoded(KeptEngine(bare, Store(tmp_path / "kept.jsonl"), {}), prompts, batch_size=1)
-    assert bare.ran == [CHUNK_BATCHES] * 3
-    assert found == decoded(TransformersEngine(taught_model, tokenizer), prompts, batch_size=1)
+    found = decoded(KeptEngine(bare, Store(tmp_path / "kept.jsonl"), {}), prompts, batch_size=3)
+    assert bare.ran == [3, 3, 3, 2], "the batches that were left"
+    assert found == decoded(KeptEngine(bare, Store(tmp_path / "other.jsonl"), {}), prompts, batch_size=3)
+    assert found == decoded(TransformersEngine(taught_model, tokenizer), prompts, batch_size=3)
 
 
 def test_a_torn_line_is_as_if_it_were_not_there(tmp_path: Path) -> None:

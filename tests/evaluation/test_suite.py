@@ -205,9 +205,9 @@ def test_an_interrupted_evaluation_goes_on(
     ran = counted(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run_suite(asked(world), tmp_path / "out", reporter=Stop())
-    assert ran == [8, 3, 8, 1], "chunks of four batches"
+    assert ran == [2] * 5 + [1] + [2] * 4 + [1], "batch by batch"
     path = run_suite(asked(world), tmp_path / "out")
-    assert ran[4:] == [1, 4], "the chunk that was cut off, and the third task (two of its five prompts are one)"
+    assert ran[11:] == [1, 2, 2], "the batch that was cut off, and the third task (two of its five prompts are one)"
     assert (path / "outcomes/model/seed-0.json").read_bytes() == (done / "outcomes/model/seed-0.json").read_bytes()
     for file in (done / "predictions").rglob("*.jsonl"):
         assert (path / file.relative_to(done)).read_bytes() == file.read_bytes()
@@ -242,9 +242,9 @@ def test_other_rows_are_other_settings(world: Path, tmp_path: Path) -> None:
 def test_a_larger_limit_asks_only_what_is_new(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = counted(monkeypatch)
     path = run_suite(asked(world, limit=4, tasks=("boolq", "gsm8k")), tmp_path / "out")
-    assert ran == [4, 4]
+    assert ran == [2, 2, 2, 2]
     run_suite(asked(world, tasks=("boolq", "gsm8k")), path, update=True)
-    assert ran[2:] == [4, 3, 4, 1]
+    assert ran[4:] == [2, 2, 2, 1, 2, 2, 1]
     fresh = run_suite(asked(world, tasks=("boolq", "gsm8k")), tmp_path / "fresh", cache=tmp_path / "elsewhere")
     rows = [read_lines(place / "predictions/model/seed-0/boolq.jsonl") for place in (path, fresh)]
     assert [row["prediction"] for row in rows[0]] == [row["prediction"] for row in rows[1]]

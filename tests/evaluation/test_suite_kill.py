@@ -1,4 +1,4 @@
-"""kill -9 in the middle of a task: whole chunks are kept, and the rest comes out with the same bits."""
+"""kill -9 in the middle of a task: whole batches are kept, and the rest comes out with the same bits."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from infosteer.evaluation.engines.kept import CHUNK_BATCHES
 from infosteer.experiments.suite.run import run_suite
 from infosteer.experiments.suite.settings import SuiteSettings
 
 from .suite_inputs import read_json, read_lines, write_data
 
-# Evaluates and kills itself in the third chunk of the second task's decoding.
+# Evaluates and kills itself in the fifth batch of the second task's decoding.
 SUICIDE = """
 import json, os, signal, sys
 from infosteer.experiments.suite.reporter import SuiteReporter
@@ -25,7 +24,7 @@ from infosteer.experiments.suite.settings import SuiteSettings
 
 class Killer(SuiteReporter):
     def progress(self, what, done, total):
-        if what == "gsm8k: decoding" and done == 9:
+        if what == "gsm8k: decoding" and done == 10:
             os.kill(os.getpid(), signal.SIGKILL)
 
 run_suite(SuiteSettings(**json.loads(sys.argv[1])), sys.argv[2], reporter=Killer())
@@ -40,7 +39,7 @@ def test_killed_in_the_middle_of_a_task(tmp_path: Path, taught_model: Any, token
         "models": [str(tmp_path / "model")],
         "tasks": ["boolq", "gsm8k"],
         "data": str(tmp_path / "data"),
-        "batch_size": 1,
+        "batch_size": 2,
         "max_new_tokens": 8,
         "device": "cpu",
     }
@@ -54,13 +53,12 @@ def test_killed_in_the_middle_of_a_task(tmp_path: Path, taught_model: Any, token
     assert not (path / "outcomes").exists()
     assert (path / "predictions" / "model" / "seed-0" / "boolq.jsonl").is_file(), "a finished task can be read"
     (cache,) = (path / "cache").iterdir()
-    # options and answers of boolq in two chunks each, options of gsm8k in four, its answers in two of four
-    assert [len(line) for line in read_lines(cache)] == [4, 2, 4, 2, 4, 4, 4, 2, 4, 4]
-    assert CHUNK_BATCHES == 4
+    # options and answers of boolq in three batches each, options of gsm8k in seven, its answers in four of seven
+    assert [len(line) for line in read_lines(cache)] == [2] * (3 + 3 + 7 + 4)
     with cache.open("ab") as file:
         file.write(b'{"torn": {"text": "by the ki')
     run_suite(SuiteSettings(**settings), path)
-    assert len(read_lines_but_torn(cache)) == 12, "two chunks were left, and nothing was asked twice"
+    assert len(read_lines_but_torn(cache)) == 3 + 3 + 7 + 7, "three batches were left, and nothing was asked twice"
     for file in sorted([*(whole / "outcomes").rglob("*.json"), *(whole / "predictions").rglob("*.jsonl")]):
         assert (path / file.relative_to(whole)).read_bytes() == file.read_bytes(), file
     assert read_json(path / "results.json") == read_json(whole / "results.json")

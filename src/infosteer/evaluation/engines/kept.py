@@ -1,7 +1,8 @@
 """An engine that remembers: every answer is kept under the model, the prompt and the settings that determine it.
 
-Prompts are done in chunks of their own order, whatever is kept already decides only which of them are computed. So a
-run that was killed and goes on computes the same batches as one that was not, and gives the same bits.
+What is not known yet is computed a batch at a time, the longest texts first, and each batch is kept once it is done. A
+run that was killed finds a beginning of this order done, so it goes on with the very batches that were left, and gives
+the same bits as one that was not.
 """
 
 from __future__ import annotations
@@ -18,8 +19,6 @@ from infosteer.evaluation.engines.store import Store, key_of
 from infosteer.evaluation.loglik import OptionScores
 from infosteer.evaluation.model_state import prompt_text
 from infosteer.evaluation.predictions import Array
-
-CHUNK_BATCHES = 4  # batches in a chunk: enough to sort prompts by length, few enough to lose
 
 
 class KeptEngine:
@@ -51,9 +50,10 @@ class KeptEngine:
         progress: Counted | None = None,
     ) -> list[Decoded]:
         """As the engine's, computed only where it is not known."""
+        texts = [self._text(prompt) for prompt in prompts]
         keys = [
-            self._key("decode", self._text(prompt), list(stop), max_new_tokens, batch_size)
-            for prompt, stop in zip(prompts, stops, strict=True)
+            self._key("decode", text, list(stop), max_new_tokens, batch_size)
+            for text, stop in zip(texts, stops, strict=True)
         ]
 
         def run(chosen: list[int], counted: Counted | None) -> list[Any]:
@@ -66,7 +66,8 @@ class KeptEngine:
             )
             return [dataclasses.asdict(one) for one in found]
 
-        return [Decoded(**value) for value in self._values(keys, batch_size, progress, run)]
+        sizes = [len(text) for _, text in texts]
+        return [Decoded(**value) for value in self._values(keys, sizes, batch_size, progress, run)]
 
     def score_options(
         self,
@@ -78,9 +79,10 @@ class KeptEngine:
         progress: Counted | None = None,
     ) -> list[OptionScores]:
         """As the engine's, computed only where it is not known."""
+        texts = [self._text(prompt) for prompt in prompts]
         keys = [
-            self._key("options", self._text(prompt), lead, list(choices), batch_size)
-            for prompt, lead, choices in zip(prompts, leads, options, strict=True)
+            self._key("options", text, lead, list(choices), batch_size)
+            for text, lead, choices in zip(texts, leads, options, strict=True)
         ]
 
         def run(chosen: list[int], counted: Counted | None) -> list[Any]:
@@ -93,7 +95,8 @@ class KeptEngine:
             )
             return [_plain(one) for one in found]
 
-        return [_scores(value) for value in self._values(keys, batch_size, progress, run)]
+        sizes = [len(text) for _, text in texts]
+        return [_scores(value) for value in self._values(keys, sizes, batch_size, progress, run)]
 
     def score_texts(
         self, texts: Sequence[str], *, batch_size: int, progress: Counted | None = None
@@ -105,35 +108,35 @@ class KeptEngine:
             found = self.engine.score_texts([texts[i] for i in chosen], batch_size=batch_size, progress=counted)
             return [list(values) for values in zip(*(array.tolist() for array in found), strict=True)]
 
-        values = np.array(list(self._values(keys, batch_size, progress, run)), dtype=np.float64).reshape(-1, 3)
+        sizes = [len(text) for text in texts]
+        values = np.array(list(self._values(keys, sizes, batch_size, progress, run)), dtype=np.float64).reshape(-1, 3)
         return values[:, 0], values[:, 1], values[:, 2]
 
     def _key(self, *parts: Any) -> str:
         return key_of(self._identity, *parts)
 
-    def _text(self, prompt: Any) -> list[Any]:
-        return [isinstance(prompt, str), prompt_text(self.tokenizer, prompt)]
+    def _text(self, prompt: Any) -> tuple[bool, str]:
+        return isinstance(prompt, str), prompt_text(self.tokenizer, prompt)
 
     def _values(
         self,
         keys: Sequence[str],
+        sizes: Sequence[int],
         batch_size: int,
         progress: Counted | None,
         run: Callable[[list[int], Counted | None], list[Any]],
     ) -> Iterator[Any]:
-        size = CHUNK_BATCHES * batch_size
-        for start in range(0, len(keys), size):
-            chunk = range(start, min(start + size, len(keys)))
-            first: dict[str, int] = {}  # each unknown prompt once, however often it occurs
-            for i in chunk:
-                if keys[i] not in self.store:
-                    first.setdefault(keys[i], i)
-            missing = list(first.values())
-            if progress is not None and len(missing) < len(chunk):
-                progress(len(chunk) - len(missing))
-            if missing:
-                found = run(missing, progress)
-                self.store.keep({keys[i]: value for i, value in zip(missing, found, strict=True)})
+        first: dict[str, int] = {}  # each unknown text once, however often it occurs
+        for i, key in enumerate(keys):
+            if key not in self.store:
+                first.setdefault(key, i)
+        missing = sorted(first.values(), key=lambda i: (-sizes[i], i))
+        if progress is not None and len(missing) < len(keys):
+            progress(len(keys) - len(missing))
+        for start in range(0, len(missing), batch_size):
+            chosen = missing[start : start + batch_size]
+            found = run(chosen, progress)
+            self.store.keep({keys[i]: value for i, value in zip(chosen, found, strict=True)})
         return (self.store[key] for key in keys)
 
 

@@ -1,7 +1,7 @@
-"""Answers kept on disk under what determines them, so that none is computed twice and a kill loses one chunk.
+"""Answers kept on disk under what determines them, so that none is computed twice and a kill loses one batch.
 
-A file of JSON lines, each the answers of one chunk, written and flushed at once: a kill leaves whole chunks and at most
-one torn line, which is read as if it were not there.
+A file of JSON lines, each the answers of one batch, written and flushed at once: a kill leaves whole batches and at
+most one torn line, which is read as if it were not there.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Store:
             with path.open("rb") as file:
                 for line in file:
                     self._torn = not line.endswith(b"\n")
-                    self.values.update(_chunk(line))
+                    self.values.update(_batch(line))
         except FileNotFoundError:
             pass
         except OSError as error:
@@ -47,9 +47,9 @@ class Store:
     def __getitem__(self, key: str) -> Any:
         return self.values[key]
 
-    def keep(self, chunk: Mapping[str, Any]) -> None:
-        """Add the answers of a chunk; once this returns, a kill cannot take them."""
-        line = (b"\n" if self._torn else b"") + json.dumps(dict(chunk)).encode() + b"\n"
+    def keep(self, batch: Mapping[str, Any]) -> None:
+        """Add the answers of a batch; once this returns, a kill cannot take them."""
+        line = (b"\n" if self._torn else b"") + json.dumps(dict(batch)).encode() + b"\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("ab") as file:
@@ -64,12 +64,12 @@ class Store:
                 fix="make room or choose another folder, then run the same command again: finished work is kept",
             ) from error
         self._torn = False
-        self.values.update(chunk)
+        self.values.update(batch)
 
 
-def _chunk(line: bytes) -> dict[str, Any]:
+def _batch(line: bytes) -> dict[str, Any]:
     try:
-        chunk = json.loads(line)
+        batch = json.loads(line)
     except (ValueError, RecursionError):
         return {}
-    return chunk if isinstance(chunk, dict) else {}
+    return batch if isinstance(batch, dict) else {}
