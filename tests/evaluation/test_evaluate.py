@@ -246,19 +246,3 @@ def test_real_rows(task: str, scoring: str, measures: int, tokenizer) -> None:
     assert len(found.measures) == measures + 2  # the strict rule, the calibration error
     assert all(math.isfinite(value) for value in found.measures.values())
     assert found.failures["too_long"] == 0
-
-
-@needs_data
-@pytest.mark.data
-def test_the_suites_training_rows_hold_no_test_question() -> None:
-    from infosteer.training.rows import read_rows
-
-    train = read_rows(TASKS / "ARC-Easy")
-    assert overlap_of(train, "ARC-Easy") == 0
-    assert overlap_of(load_set("t", TASKS / "ARC-Easy").rows[:50], "ARC-Easy") == 50
-
-
-def overlap_of(rows: list, task: str) -> int:
-    from infosteer.evaluation import overlap
-
-    return overlap(rows, load_set("test", TASKS / task))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from infosteer.errors import ConfigError, DataError
-from infosteer.evaluation import EvalSet, load_set, overlap
+from infosteer.evaluation import load_set
 from infosteer.evaluation.extract import judge, normalise_answer
 
 
@@ -75,14 +75,6 @@ def test_settings_that_cannot_be(name: str, spec: object, message: str, tmp_path
     write(tmp_path / "t.jsonl", {"text": "prose"})
     with pytest.raises(ConfigError, match=message):
         load_set(name, spec, base_dir=tmp_path)  # type: ignore[arg-type]
-
-
-def test_overlap_counts_questions_that_are_trained_on() -> None:
-    rows = [{"prompt": prompt, "answer": "x"} for prompt in ("How many apples?", "Who is it?", "When?")]
-    trained = [{"prompt": "how many  APPLES", "completion": "3"}, {"prompt": "Whose?", "completion": "x"}]
-    assert overlap(trained, EvalSet(name="q", rows=rows)) == 1
-    talk = [{"role": "user", "content": "When?"}]
-    assert overlap([{"prompt": talk}], EvalSet(name="q", rows=[{"prompt": talk}, {"prompt": "When?"}])) == 1
 
 
 @pytest.mark.parametrize(

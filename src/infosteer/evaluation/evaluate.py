@@ -13,19 +13,6 @@ from infosteer.evaluation.engines import Engine, TransformersEngine
 from infosteer.evaluation.set_result import SetResult
 from infosteer.evaluation.sets import EvalSet
 
-BOUNDED = frozenset(
-    [
-        "exact_match",
-        "strict_match",
-        "calibration_error",
-        "utilisation",
-        "option_accuracy",
-        "option_accuracy_norm",
-        "verified",
-        "process",
-    ]
-)  # measures that lie in [0, 1]
-
 Progress = Callable[[str, int, int], None]
 
 

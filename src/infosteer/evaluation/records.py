@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from infosteer.errors import ConfigError
-from infosteer.evaluation.evaluate import BOUNDED
+from infosteer.evaluation.measures import is_bounded, split
 from infosteer.evaluation.statistics import compare, summarise
 
 Scores = Mapping[str, Mapping[int, Mapping[str, Sequence[float]]]]
@@ -87,7 +87,4 @@ def _metrics(rows: Mapping[int, Mapping[str, Sequence[float]]]) -> list[str]:
 
 def _clipped(metric: str, low: float, high: float, floor: float) -> tuple[float, float]:
     """The part of an interval that the measure can take; with two seeds it can be wider than all there is."""
-    measure = metric.rpartition("/")[2]
-    if measure not in BOUNDED and not measure.startswith("pass@"):
-        return low, high
-    return max(low, floor), min(high, 1.0)
+    return (max(low, floor), min(high, 1.0)) if is_bounded(split(metric)[1]) else (low, high)

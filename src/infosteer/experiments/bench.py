@@ -12,8 +12,9 @@ from typing import Any
 
 from infosteer.core.metrics import PREFIX
 from infosteer.errors import InfoSteerError, RunError
+from infosteer.experiments.contaminated import check_rows
 from infosteer.experiments.inputs import GENERATED, TrainingRows, calibration_texts, check_methods, training_rows
-from infosteer.experiments.judge import add_probes, evaluate_sets, load_sets, outcome_of, overlaps
+from infosteer.experiments.judge import add_probes, evaluate_sets, load_sets, outcome_of
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.reporter import Reporter
 from infosteer.experiments.rundir import RunDir, disk_full
@@ -30,6 +31,7 @@ class Bench:
         self.main = main
         self._rows: dict[str, TrainingRows] = {}
         self._sets: tuple[str, dict[str, Any]] = ("", {})
+        self._seen: dict[str, dict[str, dict[str, Any]]] = {}
 
     def check(self, recipe: Recipe) -> None:
         """Find out before the first step what would stop a later arm: sets, rows, layers that do not exist.
@@ -130,19 +132,34 @@ class Bench:
         edits = trained.served_edits()
         trained.close()  # probes come with a session of their own
         add_probes(judged, trained.model, trained.tokenizer, sets, recipe, edits=edits)
+        rows_sha256 = _fingerprint(rows)
+        for name, found in self._contamination(recipe, arm, seed, rows, rows_sha256).items():
+            judged[name]["contamination"] = found
         return {
             **outcome_of(arm, seed, judged),
             "settings": recipe.settings_of(arm),
             "train": {
                 "rows": len(rows),
-                "rows_sha256": _fingerprint(rows),
-                "overlap": overlaps(rows, sets),
+                "rows_sha256": rows_sha256,
                 "truncated": trained.encoded.truncated,
                 "dropped": trained.encoded.dropped,
                 "steps": trained.steps,
                 "loss": trained.train_loss,
             },
         }
+
+    def _contamination(
+        self, recipe: Recipe, arm: str, seed: int, rows: Sequence[Mapping[str, Any]], rows_sha256: str
+    ) -> dict[str, dict[str, Any]]:
+        """What these rows hold of every evaluation set; arms that train on the same ones are looked up once."""
+        sets, known = self.sets(recipe), self.rows(recipe, arm, seed)
+        key = f"{rows_sha256} {self._sets[0]}"
+        if key not in self._seen:
+            while len(self._seen) >= _ROWS:
+                del self._seen[next(iter(self._seen))]
+            found = check_rows(sets, rows, known.rows, known.places)
+            self._seen[key] = {name: one.to_json() for name, one in found.items()}
+        return self._seen[key]
 
     def evaluating(self, what: str, done: int, total: int) -> None:
         """Pass the progress of an evaluation on."""

@@ -15,9 +15,10 @@ GENERATED = "lab:"  # sources whose rows are drawn from the seed
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrainingRows:
-    """Rows of all sources in a row, and how many bad ones were left out."""
+    """Rows of all sources in a row, file and line of each, and how many bad ones were left out."""
 
     rows: list[dict[str, Any]]
+    places: list[str]
     skipped: int
 
 
@@ -26,6 +27,7 @@ def training_rows(data: DataSettings, seed: int) -> TrainingRows:
     from infosteer.training.rows import read_rows
 
     rows: list[dict[str, Any]] = []
+    places: list[str] = []
     skipped = 0
     for source in data.sources:
         options = {"seed": seed, **data.options} if source.startswith(GENERATED) else data.options
@@ -41,8 +43,9 @@ def training_rows(data: DataSettings, seed: int) -> TrainingRows:
             **options,
         )
         rows += part
+        places += part.places
         skipped += part.skipped
-    return TrainingRows(rows=rows, skipped=skipped)
+    return TrainingRows(rows=rows, places=places, skipped=skipped)
 
 
 def calibration_texts(data: DataSettings) -> list[str] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -147,7 +147,7 @@ def add_stored(outcome: dict[str, Any], stored: Mapping[str, Sequence[bool]]) ->
 
 def outcome_of(arm: str, seed: int, judged: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What an evaluation leaves in the file of a finished outcome."""
-    kept = ("stored", "failures", "settings", "samples")
+    kept = ("stored", "contamination", "failures", "settings", "samples")
     return {
         "schema": 1,
         "arm": arm,
@@ -157,15 +157,6 @@ def outcome_of(arm: str, seed: int, judged: Mapping[str, Mapping[str, Any]]) -> 
         "sets": {name: {key: result[key] for key in kept if key in result} for name, result in judged.items()},
         "examples": {name: result["examples"] for name, result in judged.items()},
     }
-
-
-def overlaps(train_rows: Iterable[Mapping[str, Any]], sets: Mapping[str, EvalSet]) -> dict[str, int]:
-    """Set -> how many of its questions are trained on, where there are any."""
-    from infosteer.evaluation import overlap
-
-    rows = list(train_rows)
-    counts = {name: overlap(rows, one) for name, one in sets.items()}
-    return {name: count for name, count in counts.items() if count}
 
 
 def _spec(settings: EvaluateSettings) -> dict[str, Any]:

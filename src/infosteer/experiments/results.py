@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infosteer.errors import RunError
+from infosteer.experiments.contaminated import contamination_notes, contamination_of, with_clean_part
 from infosteer.experiments.environment import environment
 from infosteer.experiments.recipe import BASE_ARM, BASE_SEED, Recipe
 from infosteer.experiments.rundir import RunDir, write_atomic
@@ -47,6 +48,7 @@ def build_results(
     comes first, with n = 0 seeds and intervals over the examples; it is compared with nothing.
     """
     from infosteer.evaluation import analyse
+    from infosteer.evaluation.multiple import correct
 
     finished = [outcome for outcome in outcomes if outcome["status"] == "finished"]
     scores = scores_of(recipe.arms, finished)
@@ -56,6 +58,7 @@ def build_results(
         judged = analyse(scores, baseline=recipe.baseline if compared else None, resamples=resamples)
         if not compared:
             judged = {**judged, "comparisons": []}
+        correct(judged["comparisons"], [row["metric"].rpartition("/")[2] for row in judged["comparisons"]])
     untrained = [] if base is None else [base]  # judged on its own: a seed 0 of the arms is no seed of the base
     before = analyse(scores_of([BASE_ARM], untrained), resamples=resamples)["summary"]
     return {
@@ -64,6 +67,9 @@ def build_results(
         "arms": [{"arm": o["arm"], "seed": o["seed"], "metrics": o["metrics"]} for o in [*untrained, *finished]],
         "summary": [*({**row, "n": 0} for row in before), *judged["summary"]],
         "comparisons": judged["comparisons"],
+        "contamination": with_clean_part(
+            contamination_of(finished), scores, baseline=recipe.baseline, resamples=resamples
+        ),
         "settings": {arm: recipe.settings_of(arm) for arm in recipe.arms},
         "failures": [
             {"arm": o["arm"], "seed": o["seed"], "error": o["error"]} for o in outcomes if o["status"] == "failed"
@@ -120,8 +126,6 @@ def _notes(recipe: Recipe, finished: Sequence[Mapping[str, Any]], known: int, fo
         notes += found
     if recipe.arms[recipe.baseline].methods:
         notes.append(f"no arm without methods: differences are against the first arm, {recipe.baseline}")
-    if len(recipe.arms) > 2:
-        notes.append("p_value in results.json is not corrected for the number of comparisons")
     if known < trainings:
         notes.append(f"{trainings - known} of {trainings} trainings are not finished: numbers are preliminary")
     return list(dict.fromkeys([*notes, *outcome_notes(finished)]))
@@ -129,9 +133,10 @@ def _notes(recipe: Recipe, finished: Sequence[Mapping[str, Any]], known: int, fo
 
 def outcome_notes(finished: Iterable[Mapping[str, Any]]) -> list[str]:
     """What finished trainings say about their questions: trained on too, or too long."""
-    notes = []
+    finished = list(finished)
+    notes = contamination_notes(contamination_of(finished))
     for outcome in finished:
-        for name, count in outcome["train"]["overlap"].items():
+        for name, count in outcome["train"].get("overlap", {}).items():  # written before rows were compared by words
             notes.append(f"{name}: {count} of its questions are also trained on")
         for name, facts in outcome["sets"].items():
             if facts["failures"].get("too_long"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from infosteer.inspection.measures import digits, is_share, scale
+from infosteer.evaluation.measures import digits, is_share, scale
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,17 +58,27 @@ def _table(results: Mapping[str, Any], measure: str, sets: Sequence[str]) -> Ren
 
     means = {(row["arm"], row["metric"]): row for row in results["summary"]}
     differences = {(row["arm"], row["metric"]): row for row in results["comparisons"]}
+    clean = {(row["arm"], row["metric"]): row for row in clean_summary(results)}
     table = Table(box=box.SIMPLE_HEAD)
-    for index, column in enumerate(["arm", "seeds", *sets]):
+    seen = (results.get("contamination") or {}).get("sets", {})
+    dirty = {name: f"\n{len(one['dirty'])} of {one['examples']} dirty" for name, one in seen.items() if one["dirty"]}
+    for index, column in enumerate(["arm", "seeds", *(name + dirty.get(name, "") for name in sets)]):
         table.add_column(escape(column), justify="left" if index == 0 else "right", overflow="fold")
     for arm in dict.fromkeys(row["arm"] for row in results["summary"]):
         keys = [(arm, f"{name}/{measure}") for name in sets]
         seeds = max((means[key]["n"] for key in keys if key in means), default=0)
-        table.add_row(escape(arm), str(seeds), *(_cell(means.get(key), differences.get(key)) for key in keys))
+        cells = [_cell(means.get(key), clean.get(key), differences.get(key)) for key in keys]
+        table.add_row(escape(arm), str(seeds), *cells)
     return table
 
 
-def _cell(mean: Mapping[str, Any] | None, difference: Mapping[str, Any] | None) -> str:
+def clean_summary(results: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """Means over the rows of sets that no training saw, where some were seen."""
+    found: Sequence[Mapping[str, Any]] = ((results.get("contamination") or {}).get("clean") or {}).get("summary", [])
+    return found
+
+
+def _cell(mean: Mapping[str, Any] | None, clean: Mapping[str, Any] | None, difference: Mapping[str, Any] | None) -> str:
     if mean is None:
         return "-"
     measure = mean["metric"].rpartition("/")[2]
@@ -78,6 +88,8 @@ def _cell(mean: Mapping[str, Any] | None, difference: Mapping[str, Any] | None) 
         return f"{middle} ({low} to {high})"
 
     lines = [interval(mean, "mean", "")]
+    if clean is not None:
+        lines.append(f"clean {interval(clean, 'mean', '')}")
     if difference is not None:
         lines.append(f"{interval(difference, 'difference', '+')} {_p(difference)}")
     return "\n".join(lines)

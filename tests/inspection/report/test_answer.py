@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infosteer.inspection import measures
+from infosteer.evaluation import measures
 from infosteer.inspection.report.answer import answer, corrected
 from infosteer.inspection.report.gather import Run
 

@@ -207,5 +207,5 @@ def test_published_results_make_a_page(tmp_path: Path) -> None:
     study = ROOT / "docs" / "evidence" / "demo"
     tree = parse(write_report(study, tmp_path / "demo.html").read_text())
     assert tree.one("section", id="results").all("svg")
-    assert "overlap is not known" in tree.one("section", id="settings").text()
+    assert "contamination is not known" in tree.one("section", id="settings").text()
     assert sorted(path.name for path in study.iterdir()) == ["recipe.yaml", "results.json"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from infosteer.errors import ConfigError
+from infosteer.evaluation.measures import better, split
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.source import Source
 from infosteer.experiments.sweep.settings import SweepSettings, Tune
-from infosteer.inspection.measures import better, split
 
 
 def set_of(metric: str) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from infosteer.evaluation.measures import is_share, split
 from infosteer.experiments.results import scores_of
 from infosteer.experiments.sweep.cells import canonical, shared
 from infosteer.experiments.sweep.plan import Plan, Row
-from infosteer.inspection.measures import is_share, split
 
 POINT = 0.01
 

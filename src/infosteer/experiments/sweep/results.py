@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from infosteer.experiments.contaminated import contamination_of, with_clean_part
 from infosteer.experiments.environment import environment
 from infosteer.experiments.recipe import BASE_ARM, BASE_SEED
 from infosteer.experiments.results import QUICK_RESAMPLES, RESAMPLES, SCHEMA, base_notes, outcome_notes, scores_of
@@ -72,6 +73,8 @@ def build_results(
     base = before[0] if len(before) == 1 else None  # models differ between cells: each has a base of its own
     base_scores = scores_of([BASE_ARM], [base] if base else [])
     judged = judge(plan, finished, resamples)
+    scores = scores_of(dict.fromkeys(row.name for row, _ in finished), [outcome for _, outcome in finished])
+    seen = with_clean_part(contamination_of(outcome for _, outcome in finished), scores, resamples=resamples)
     return {
         "schema": SCHEMA,
         "environment": environment(),
@@ -87,6 +90,7 @@ def build_results(
             *judged["summary"],
         ],
         "comparisons": judged["comparisons"],
+        "contamination": seen,
         "settings": _settings(finished),
         "failures": [
             *(

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infosteer.inspection import measures
+from infosteer.evaluation import measures
+from infosteer.evaluation.multiple import adjust
 from infosteer.inspection.report.gather import Run
 
 LEVEL = 0.05
@@ -55,12 +56,7 @@ def corrected(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     """Holm's step-down p-values of some comparisons, in their order; a sweep's results bring their own."""
     if rows and all("p_holm" in row for row in rows):
         return [1.0 if row["p_holm"] is None else float(row["p_holm"]) for row in rows]
-    order = sorted(range(len(rows)), key=lambda i: rows[i]["p_value"])
-    found, largest = [1.0] * len(rows), 0.0
-    for rank, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(rows) - rank) * rows[i]["p_value"]))
-        found[i] = largest
-    return found
+    return adjust([row["p_value"] for row in rows], "holm")
 
 
 def excludes_zero(row: Mapping[str, Any]) -> bool:

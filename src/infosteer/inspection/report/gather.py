@@ -30,6 +30,11 @@ _TABLES: dict[str, dict[str, type | tuple[type, ...]]] = {
         "p_value": (int, float),
     },
 }
+_CONTAMINATION: dict[str, type | tuple[type, ...]] = {
+    **dict.fromkeys(("examples", "exact", "normalised", "with_answer", "touched", "covered"), int),
+    "dirty": list,
+    "found": list,
+}
 
 
 @dataclass(kw_only=True, slots=True)
@@ -154,10 +159,26 @@ def _read_results(path: Path) -> Mapping[str, Any]:
             raise _damaged(path, name, rows, "a list")
         for i, row in enumerate(rows):
             _check_row(path, f"{name}[{i}]", row, columns)
+    _check_contamination(path, results)
     for name in ("failures", "notes"):
         if not isinstance(results.setdefault(name, []), list):
             raise _damaged(path, name, results[name], "a list")
     return results
+
+
+def _check_contamination(path: Path, results: dict[str, Any]) -> None:
+    found = results.setdefault("contamination", {})
+    sets = found.setdefault("sets", {}) if isinstance(found, dict) else None
+    clean = found.setdefault("clean", {}) if isinstance(found, dict) else None
+    if not isinstance(sets, dict) or not isinstance(clean, dict):
+        raise _damaged(path, "contamination", found, "an object with sets and clean")
+    for name, row in sets.items():
+        _check_row(path, f"contamination.sets.{name}", row, _CONTAMINATION)
+    summary = clean.setdefault("summary", [])
+    if not isinstance(summary, list):
+        raise _damaged(path, "contamination.clean.summary", summary, "a list")
+    for i, row in enumerate(summary):
+        _check_row(path, f"contamination.clean.summary[{i}]", row, _TABLES["summary"])
 
 
 def _check_row(path: Path, place: str, row: object, columns: Mapping[str, type | tuple[type, ...]]) -> None:
@@ -167,7 +188,7 @@ def _check_row(path: Path, place: str, row: object, columns: Mapping[str, type |
         value = row.get(key)
         fits = isinstance(value, kind) and not isinstance(value, bool)
         if not fits or (isinstance(value, int | float) and not is_finite(value)):
-            wanted = "text" if kind is str else "an object" if kind is dict else "a finite number"
+            wanted = {str: "text", dict: "an object", list: "a list"}.get(kind, "a finite number")  # type: ignore[call-overload]
             raise _damaged(path, f"{place}.{key}", value, wanted)
 
 

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from infosteer.inspection import measures
+from infosteer.evaluation import measures
 from infosteer.inspection.report.answer import corrected, excludes_zero
 from infosteer.inspection.report.charts import Chart, show
+from infosteer.inspection.report.contaminated import clean_rows, mark
 from infosteer.inspection.report.drawings import Effect, forest
 from infosteer.inspection.report.markup import Markup, bdi, clip, el, join, table, visible
 from infosteer.inspection.report.section import Context, Section, absent, chip
@@ -119,6 +120,7 @@ def _table(context: Context, measure: str) -> Markup:
         )
     )
     means = {(row["arm"], row["metric"]): row for row in results["summary"]}
+    clean = {(row["arm"], row["metric"]): row for row in clean_rows(context.run)}
     rows = _compared(context, measure)
     differences = {(row["arm"], row["metric"]): (row, p) for row, p in zip(rows, corrected(rows), strict=True)}
     cell = partial(_cell, measure=measure)
@@ -129,7 +131,7 @@ def _table(context: Context, measure: str) -> Markup:
         keys = [(arm, f"{name}/{measure}") for name in sets]
         if any(key in means for key in keys):
             seeds = max(means[key]["n"] for key in keys if key in means)
-            cells = [cell(means.get(key), differences.get(key)) for key in keys]
+            cells = [cell(means.get(key), clean.get(key), differences.get(key)) for key in keys]
             body.append([chip(arm, context.look(arm)), str(seeds or "\u2013"), *cells])
     caption = f"{_heading(measure)}: mean by arm and its 95 % interval"
     if len(arms) > room:
@@ -139,15 +141,23 @@ def _table(context: Context, measure: str) -> Markup:
             f"; below it the difference from {context.baseline}, bold where its interval leaves out zero, and its "
             "p-value (in brackets: corrected by Holm's method over all arms and sets of the measure)"
         )
-    return table(["arm", "seeds", *map(bdi, sets)], body, caption=caption)
+    heads = [join(bdi(name), mark(context.run, name)) for name in sets]
+    return table(["arm", "seeds", *heads], body, caption=caption)
 
 
 def _cell(
-    mean: Mapping[str, Any] | None, difference: tuple[Mapping[str, Any], float] | None, *, measure: str
+    mean: Mapping[str, Any] | None,
+    clean: Mapping[str, Any] | None,
+    difference: tuple[Mapping[str, Any], float] | None,
+    *,
+    measure: str,
 ) -> Markup:
     if mean is None:
         return el("span", "\u2013", aria_label="not measured")
     value = el("span", el("b", measures.show(mean["mean"], measure)), " ", _range(mean, measure), class_="value")
+    if clean is not None:
+        without = el("span", "clean ", measures.show(clean["mean"], measure), " ", _range(clean, measure), class_="p")
+        value = join(value, without)
     if difference is None:
         return value
     row, p = difference

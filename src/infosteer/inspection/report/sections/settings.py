@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from infosteer.inspection.report.contaminated import contamination
 from infosteer.inspection.report.markup import Markup, bdi, clip, el, join, table
 from infosteer.inspection.report.section import Context, Section, absent, chip
 
@@ -47,22 +48,8 @@ def _data(context: Context) -> Markup:
         most = max((int(facts[key]) for facts in trained if type(facts.get(key)) is int), default=0)
         if most:
             items.append(el("li", f"up to {most} {words}"))
-    overlap: dict[str, int] = {}
-    for facts in trained:
-        counts = facts.get("overlap")
-        for name, count in counts.items() if isinstance(counts, dict) else ():
-            if type(count) is int:
-                overlap[str(name)] = max(count, overlap.get(str(name), 0))
-    for name, count in overlap.items():
-        items.append(
-            el("li", el("b", "overlap: "), f"{count} questions of ", bdi(name), " are also among the training rows")
-        )
-    if trained and not overlap:
-        items.append(el("li", "overlap: no question of an evaluation set is also among the training rows"))
     items += [el("li", "not readable: ", bdi(name)) for name in context.run.unreadable]
-    if not trained:
-        items.append(el("li", "overlap is not known: the folder holds no outcome of a training"))
-    return join(el("ul", items), _sets(context))
+    return join(el("ul", items) if items else None, contamination(context.run), _sets(context))
 
 
 def _sets(context: Context) -> Markup | None:
