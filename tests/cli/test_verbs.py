@@ -219,4 +219,4 @@ def test_env(infosteer: Call) -> None:
     _, out, _ = infosteer("env", "--json")
     facts = json.loads(out)
     assert facts["packages"]["transformers"]
-    assert set(facts["extras"]) == {"eval", "plots", "kernels", "scale", "track"}
+    assert set(facts["extras"]) == {"eval", "plots", "kernels", "scale", "track", "vllm"}

@@ -21,7 +21,14 @@ PACKAGES = (
     "tokenizers",
     "numpy",
 )
-EXTRAS = {"eval": "lm_eval", "plots": "matplotlib", "kernels": "triton", "scale": "ray", "track": "trackio"}
+EXTRAS = {
+    "eval": "lm_eval",
+    "plots": "matplotlib",
+    "kernels": "triton",
+    "scale": "ray",
+    "track": "trackio",
+    "vllm": "vllm",
+}
 
 
 def environment() -> dict[str, Any]:
