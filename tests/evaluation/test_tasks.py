@@ -105,6 +105,17 @@ def test_every_card_says_what_a_reader_must_know(name: str) -> None:
         assert "not known" in text
 
 
+def test_the_page_lists_what_there_is() -> None:
+    text = (FOLDER.parents[3] / "docs" / "tasks.md").read_text(encoding="utf-8")
+    for name in list_tasks():
+        info = task_info(name)
+        card = f"[{info.title}](../src/infosteer/evaluation/tasks/{info.folder}/{name}.md)"
+        assert f"| `{name}` | {info.folder} | {info.rows:,} | {info.chance} | {info.wording} | {card} |" in text
+    for name in list_groups():
+        group = group_info(name)
+        assert f"| `{name}` | {', '.join(f'`{one}`' for one in group.members)} | {group.about} |" in text
+
+
 def test_no_file_is_left_over() -> None:
     known = {task_info(name).file for name in list_tasks()} | {task_info(name).card for name in list_tasks()}
     known |= {group_info(name).file for name in list_groups()}

@@ -12,7 +12,7 @@ def ls(
     recipes: Annotated[bool, typer.Option("--recipes", help="List shipped recipes instead of methods.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List methods by surface and name, the shipped recipes, or ('tasks') the lab's data sets."""
+    """List methods by surface and name, the shipped recipes, or ('tasks') what models can be evaluated on."""
     from infosteer.cli.console import make_console, print_json
     from infosteer.core.config import nearest
     from infosteer.errors import ConfigError
@@ -36,14 +36,25 @@ def ls(
     for heading in rows[0] if rows else ["name"]:
         table.add_column(heading)
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*map(str, row.values()))
     make_console().print(table)
 
 
-def _tasks() -> list[dict[str, str]]:
+def _tasks() -> list[dict[str, object]]:
+    """Tasks, groups of tasks, and data sets of the lab."""
+    from infosteer.evaluation.tasks import expand, group_info, list_groups, list_tasks, task_info
     from infosteer.lab.catalogue import KEYS
 
-    return [{"name": f"lab:{key}", "what": what} for key, what in KEYS.items()]
+    def row(name: str, group: str, rows: object, chance: str, wording: str, source: str) -> dict[str, object]:
+        return {"name": name, "group": group, "rows": rows, "chance": chance, "wording": wording, "source": source}
+
+    infos = [task_info(name) for name in list_tasks()]
+    groups = [group_info(name) for name in list_groups()]
+    return [
+        *(row(i.name, i.folder, i.rows, i.chance, i.wording, i.source) for i in infos),
+        *(row(g.name, "(group)", len(expand([g.name])), "", "", f"{g.title}: {', '.join(g.members)}") for g in groups),
+        *(row(f"lab:{key}", "lab", "", "", "lab", what) for key, what in KEYS.items()),
+    ]
 
 
 def _methods(pattern: str) -> list[dict[str, str]]:

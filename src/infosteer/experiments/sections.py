@@ -58,7 +58,7 @@ class EvaluateSettings:
     limit: int | None = setting(None, "use only this many good rows", minimum=1)
     batch_size: int = setting(64, "rows per forward", minimum=1)
     scoring: str | None = setting(
-        None, "exact_match, number, option, process or text; null takes what the rows' format stands for"
+        None, "exact_match, number, option, phrase, process or text; null takes what the rows' format stands for"
     )
     score_options: bool = setting(
         True, "compare the likelihoods of the options too; false saves the time where answers are matched"

@@ -124,7 +124,7 @@ def aqua(row: Raw) -> Shaped:
         raise BadRow(f"its options do not begin with their letters: {' '.join(listed)[:60]!r}")
     options = [one.partition(")")[2].strip() for one in listed]
     correct = text(row, "correct")
-    if correct not in LETTERS[: len(options)]:
+    if correct not in list(LETTERS[: len(options)]):
         raise BadRow(f"field 'correct' is {correct[:40]!r}, but there are {len(options)} options")
     return lettered(text(row, "question"), options, LETTERS.index(correct), str(row.get("rationale") or ""))
 

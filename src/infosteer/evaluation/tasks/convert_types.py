@@ -105,7 +105,7 @@ def bbh(row: Raw) -> Shaped | None:
     if mark and len(options) == 1:
         return None  # a published row of snarks is cut off in its first option
     target = text(row, "target").strip("()")
-    if not mark or not all(options) or target not in LETTERS[: len(options)] or len(target) != 1:
+    if not mark or not all(options) or target not in list(LETTERS[: len(options)]):
         raise BadRow(f"its input lists no options that the target {str(row['target'])[:40]!r} is one of")
     return lettered(question, options, LETTERS.index(target))
 

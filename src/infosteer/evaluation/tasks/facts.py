@@ -23,7 +23,6 @@ FOLDER = Path(__file__).resolve().parent
 PREFIX = "infosteer_"
 SUITE = "llm-adapters"  # folder and wording of the suite of Hu et al. (2023)
 OWN_WORDING = "infosteer"
-PAPER = "paper's tables"
 SCORINGS: tuple[Scoring, ...] = ("option", "number", "phrase")
 
 _METADATA = {
