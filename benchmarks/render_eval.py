@@ -1,7 +1,8 @@
-"""Puts the committed evaluation's table into docs/evaluation.md: ``python benchmarks/render_eval.py [--check]``.
+"""Puts the committed evaluations into docs/evaluation.md: ``python benchmarks/render_eval.py [--check]``.
 
-The only source is ``docs/evidence/eval-base/results.json``, written by the command that the page begins with.
-``--check`` changes nothing and exits with 1 when the page says something else. A test compares them too.
+The only sources are ``docs/evidence/eval-base/results.json`` and ``docs/evidence/eval-bfloat16/results.json``, written
+by the commands on that page. ``--check`` changes nothing and exits with 1 when the page says something else. A test
+compares them too.
 """
 
 from __future__ import annotations
@@ -18,14 +19,36 @@ from infosteer.experiments.suite.table import LEGEND, markdown, other_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "evaluation.md"
-RESULTS = ROOT / "docs" / "evidence" / "eval-base" / "results.json"
-PLACE = re.compile(r"(?<=<!-- eval-base:begin -->\n).*?(?=<!-- eval-base:end -->)", re.DOTALL)
+EVIDENCE = ROOT / "docs" / "evidence"
 
 
-def render(text: str, results: Mapping[str, Any] | None) -> str:
-    """The page with its table filled, or emptied where there are no results."""
-    made = "" if results is None else f"{tables(results)}\n"
-    return PLACE.sub(lambda _: made, text)
+def read(name: str) -> dict[str, Any] | None:
+    """The results of one committed evaluation, or None."""
+    path = EVIDENCE / name / "results.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+def render(text: str, base: Mapping[str, Any] | None, halved: Mapping[str, Any] | None) -> str:
+    """The page with its places filled, or emptied where there are no results.
+
+    Args:
+        base: the fifteen tasks on the embedded base.
+        halved: the evaluation in half precision, of which the effect of the batch size is told.
+    """
+    text = _fill(text, "eval-base", "" if base is None else f"{tables(base)}\n")
+    return _fill(text, "eval-bfloat16", "" if halved is None else f"{batch_effect(halved)}\n")
+
+
+def _fill(text: str, name: str, made: str) -> str:
+    place = re.compile(rf"(?<=<!-- {name}:begin -->\n).*?(?=<!-- {name}:end -->)", re.DOTALL)
+    return place.sub(lambda _: made, text)
+
+
+def batch_effect(results: Mapping[str, Any]) -> str:
+    """What the batch size alone changed, in words."""
+    (effect,) = results["batch_effect"]
+    (line,) = (line for line in other_lines(results, effect["arm"]) if line.startswith("changed between"))
+    return f"Measured with the embedded base in {results['evaluation']['dtype']}: {line}."
 
 
 def tables(results: Mapping[str, Any]) -> str:
@@ -48,8 +71,7 @@ def main() -> int:
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
     before = PAGE.read_text(encoding="utf-8")
-    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.is_file() else None
-    after = render(before, results)
+    after = render(before, read("eval-base"), read("eval-bfloat16"))
     if check:
         return int(before != after)
     PAGE.write_text(after, encoding="utf-8")

@@ -132,3 +132,47 @@ def test_lm_eval_tasks(infosteer: Call, arguments: list[object], inputs: Path, t
     assert name.startswith("lm_eval:")
     assert tasks[name]["n"] == 2
     assert tasks[name]["measures"]["acc"]["mean"] in (0, 0.5, 1)
+
+
+def test_an_interrupt_is_said_in_one_line(
+    infosteer: Call, arguments: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infosteer.evaluation.engines import TransformersEngine
+
+    def interrupted(*args: object, **settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(TransformersEngine, "decode", interrupted)
+    code, printed, told = infosteer(*arguments, "--tasks", "boolq", "--output", tmp_path / "out")
+    assert (code, printed) == (130, "")
+    assert "Interrupted. Answers so far are kept" in told
+    assert len(list((tmp_path / "out" / "cache").iterdir())) == 1, "the likelihoods came first"
+
+
+def test_bars_on_a_terminal() -> None:
+    import io
+
+    from rich.console import Console
+
+    from infosteer.cli.eval_progress import SuiteBars
+
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    bars = SuiteBars(console)
+    bars.started(path=Path("out"), models=2, finished=0, tasks=1)
+    for arm in ("plain", "lift"):
+        bars.model_started(arm=arm, seed=1)
+        bars.progress("boolq: decoding", 3, 10)
+        assert [task.description for task in bars.bars.tasks] == [f"{arm}, seed 1: tasks", "boolq: decoding"]
+        assert [task.completed for task in bars.bars.tasks] == [0, 3]
+        facts = {"n": 10, "measures": {"exact_match": 0.5}, "failures": {}, "seconds": 2.0}
+        bars.task_finished(arm=arm, seed=1, task="boolq", facts=facts)
+        assert bars.bars.tasks[0].completed == 1
+        if arm == "plain":
+            bars.model_finished(arm=arm, seed=1, seconds=3.0)
+        else:
+            bars.model_failed(arm=arm, seed=1, error=ValueError("broken"))
+        assert bars.bars.tasks == []
+    bars.close()
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "boolq: 10 rows, exact_match 0.500; 2 s" in printed
+    assert "FAILED: broken" in printed

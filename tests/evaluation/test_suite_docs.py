@@ -38,12 +38,14 @@ def renderer() -> types.ModuleType:
     return module
 
 
-def test_the_table_is_that_of_the_results(renderer: types.ModuleType) -> None:
-    results = json.loads(renderer.RESULTS.read_text(encoding="utf-8")) if renderer.RESULTS.is_file() else None
-    assert renderer.render(TEXT, results) == TEXT, "run python benchmarks/render_eval.py"
-    if results is not None:
-        assert results["evaluation"]["limit"] == int(re.findall(r"--limit (\d+)", COMMANDS[0])[0])
-        assert str(ROOT) not in json.dumps(results)
+def test_the_page_says_what_the_results_say(renderer: types.ModuleType) -> None:
+    base, halved = (renderer.read(name) for name in ("eval-base", "eval-bfloat16"))
+    assert renderer.render(TEXT, base, halved) == TEXT, "run python benchmarks/render_eval.py"
+    for name, results in (("eval-base", base), ("eval-bfloat16", halved)):
+        if results is not None:
+            (command,) = [line for line in COMMANDS if line.endswith(f"runs/{name}")]
+            assert results["evaluation"]["limit"] == int(re.findall(r"--limit (\d+)", command)[0])
+            assert str(ROOT) not in json.dumps(results)
 
 
 def test_rendering(renderer: types.ModuleType) -> None:
@@ -55,11 +57,18 @@ def test_rendering(renderer: types.ModuleType) -> None:
         "evaluation": dict.fromkeys(("engine", "dtype", "batch_size", "device", "shots", "seed"), 0),
     }  # fmt: skip
     page = "a\n<!-- eval-base:begin -->\nold\n<!-- eval-base:end -->\nb\n"
-    full = renderer.render(page, results)
+    full = renderer.render(page, results, None)
     assert "| boolq | 4 | 50.0 | 25.0 (20.0 to 30.0)- | - | - | - | 3 | - |" in full
     assert "old" not in full
-    assert renderer.render(full, results) == full
-    assert renderer.render(full, None).count("\n") == 4
+    assert renderer.render(full, results, None) == full
+    assert renderer.render(full, None, None).count("\n") == 4
+    share = {"share": 0.5, "low": 0.25, "high": 0.75}
+    results["evaluation"]["dtype"] = "bfloat16"
+    results["batch_effect"] = [
+        {"arm": "m", "batch_sizes": [1, 8], "rows": 4, "predictions": share, "verdicts": share, "options": None}
+    ]
+    told = renderer.render("<!-- eval-bfloat16:begin -->\n<!-- eval-bfloat16:end -->", None, results)
+    assert "bfloat16: changed between batch sizes 1 and 8, % of 4 rows: predicted texts 50.0 (25.0 to 75.0)" in told
 
 
 def arguments_of(command: str, world: Path, out: Path) -> list[str]:
