@@ -98,12 +98,14 @@ def published(figures: Figures, model: str, arm: str, column: str, sets: Iterabl
     return found.get(column)
 
 
-def comparable(figures: Figures, model: str, arm: str, column: str, cell: Cell | None) -> bool:
+def comparable(figures: Figures, model: str, arm: str, column: str, found: Mapping[str, Cell]) -> bool:
     """Whether ours and the published figure are over the same sets."""
-    if cell is None:
+    if column not in found:
         return False
     wanted = figures.averages.get(column)
-    return wanted is None or cell.of == len(wanted) or all(s in figures.of(model).get(arm, {}) for s in wanted)
+    if wanted is None or found[column].of == len(wanted):
+        return True
+    return all(name in figures.of(model).get(arm, {}) for name in wanted if name in found)
 
 
 def markdown(figures: Figures, cells: Cells) -> str:
@@ -133,11 +135,10 @@ def _level_table(figures: Figures, cells: Cells, model: str) -> list[str]:
         block = []
         for column in figures.columns:
             cell, theirs = found.get(column), published(figures, model, row, column, found)
-            same = comparable(figures, model, row, column, cell)
+            same = comparable(figures, model, row, column, found)
             block.append(_block(figures, column, cell, theirs, same))
-        label = arm if arm == row or row not in figures.rows else f"{arm} (beside {figures.rows[row]})"
-        rows.append((label if arm != row else figures.rows.get(arm, arm), block))
-    return _rows(figures, rows, signed=False)
+        rows.append((_label(figures, arm, row), block))
+    return _rows(figures, rows)
 
 
 def _gain_table(figures: Figures, cells: Cells, model: str) -> list[str]:
@@ -152,10 +153,16 @@ def _gain_table(figures: Figures, cells: Cells, model: str) -> list[str]:
             cell = found.get(column)
             both = [published(figures, model, one, column, found) for one in (row, "plain")]
             theirs = None if None in both else both[0] - both[1]  # type: ignore[operator]
-            same = comparable(figures, model, row, column, cell)
+            same = all(comparable(figures, model, one, column, found) for one in (row, "plain"))
             block.append(_block(figures, column, cell, theirs, same, sign="+"))
-        rows.append((figures.rows.get(arm, arm), block))
-    return _rows(figures, rows, signed=True) if rows else []
+        rows.append((_label(figures, arm, row), block))
+    return _rows(figures, rows) if rows else []
+
+
+def _label(figures: Figures, arm: str, row: str) -> str:
+    if row not in figures.rows:
+        return arm
+    return figures.rows[row] if arm == row else f"{arm} (beside {figures.rows[row]})"
 
 
 def _arms(figures: Figures, cells: Cells, ours: Mapping[str, Any]) -> list[str]:
@@ -177,7 +184,7 @@ def _block(
     return [own, paper, difference]
 
 
-def _rows(figures: Figures, rows: Sequence[tuple[str, list[list[str]]]], *, signed: bool) -> list[str]:
+def _rows(figures: Figures, rows: Sequence[tuple[str, list[list[str]]]]) -> list[str]:
     lines = ["| | | " + " | ".join(c.replace("_", " ") for c in figures.columns) + " |"]
     lines.append("|---|---|" + "---|" * len(figures.columns))
     for label, block in rows:

@@ -157,7 +157,7 @@ def resolve_path(text: str, folder: Path) -> str:
     if text.partition(":")[0] in ("embedded", "lab", "task") or not text:
         return text
     shared = os.environ.get(DATA_VARIABLE)
-    if shared and text.startswith(_DATA_PREFIX):
+    if shared and f"{text}/".startswith(_DATA_PREFIX):
         return str(Path(shared).expanduser().resolve() / text[len(_DATA_PREFIX) :])
     for base in (Path.cwd(), folder, folder.parent):
         candidate = base / Path(text).expanduser()

@@ -12,6 +12,7 @@ import yaml
 
 from infosteer.core.config import load_yaml
 from infosteer.errors import DataError, RunError
+from infosteer.evaluation.tasks import list_tasks, task_info
 from infosteer.experiments.bench import Bench
 from infosteer.experiments.estimate import estimate_parts, in_words
 from infosteer.experiments.figures import Figures, load_figures
@@ -39,8 +40,9 @@ def run_parts(parts: Parts, path: Path, reporter: Reporter, *, stands_for: Mappi
     """
     main = int(os.environ.get("RANK", "0")) == 0
     figures = load_figures(parts.reproduces) if parts.reproduces is not None else None
-    open_study(path, parts, stands_for or {}, write=main)
+    open_study(path, parts, stands_for or {}, write=False)
     check_inputs(parts, Bench(Reporter()).check)
+    open_study(path, parts, stands_for or {}, write=main)
     if figures is not None and main and not stands_for:
         for line in in_words(estimate_parts(parts)):
             reporter.note(line)
@@ -156,6 +158,7 @@ def read_study(path: Path) -> tuple[Figures, Cells] | None:
     figures, stands_for = load_figures(reproduces), own.get("dry_run", {})
     runs = [(stands_for.get(model, model), results) for model, results in _runs(path)]
     cells = read_cells(runs, figures, reproduces.rows)
+    cells.notes += _sizes(path)
     if stands_for:
         cells.warning = "A dry run on tiny random models: these numbers mean nothing."
     return figures, cells
@@ -180,3 +183,19 @@ def _runs(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
     for folder in part_folders(path):
         recipe = load_yaml(folder / "recipe.yaml")
         yield str(recipe["model"]), json.loads((folder / "results.json").read_text(encoding="utf-8"))
+
+
+def _sizes(path: Path) -> list[str]:
+    """A note on the sets of which not all published questions were asked."""
+    asked: dict[str, int] = {}
+    for folder in part_folders(path):
+        outcome = next(iter(sorted(folder.glob("outcomes/*/*.json"))), None)
+        examples = json.loads(outcome.read_text(encoding="utf-8")).get("examples", {}) if outcome else {}
+        asked |= {name: max(map(len, measures.values())) for name, measures in examples.items() if measures}
+    known = set(list_tasks())
+    parts = [
+        f"{name} {count:,} of {task_info(name).rows:,}"
+        for name, count in asked.items()
+        if name in known and count < task_info(name).rows
+    ]
+    return [f"test questions asked of those published: {', '.join(parts)}"] if parts else []
