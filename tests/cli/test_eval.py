@@ -156,7 +156,7 @@ def test_bars_on_a_terminal() -> None:
 
     from infosteer.cli.eval_progress import SuiteBars
 
-    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    console = Console(file=io.StringIO(), force_terminal=True, width=100, highlight=False)
     bars = SuiteBars(console)
     bars.started(path=Path("out"), models=2, finished=0, tasks=1)
     for arm in ("plain", "lift"):
