@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from infosteer.errors import ConfigError, DataError
+from infosteer.evaluation import evaluate
 from infosteer.evaluation.tasks import (
     FOLDER,
     expand,
@@ -20,6 +22,8 @@ from infosteer.evaluation.tasks import (
     task_info,
     training_rows,
 )
+
+from .conftest import tiny
 
 pytest.importorskip("lm_eval", reason="lm-eval is an extra")
 pytest.importorskip("datasets")
@@ -166,6 +170,39 @@ def test_shots_by_metadata_are_our_prompts_to_the_letter(small: Path) -> None:
     (task,) = manager.load(["infosteer_gsm8k"])["tasks"].values()
     ours = load_task("gsm8k", **settings)
     assert [task.doc_to_text(doc) for doc in task.test_docs()] == [row["prompt"] for row in ours.rows]
+
+
+def test_the_same_model_is_scored_alike_to_the_last_row(
+    small: Path, manager: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Our evaluation against lm-eval's evaluator and its Hugging Face model: what is written, read, and preferred."""
+    from lm_eval.evaluator import simple_evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    monkeypatch.setattr("lm_eval.evaluator.add_env_info", lambda results: None)  # seconds, and of no interest here
+    model = tiny("llama", len(tokenizer), positions=2048, seed=1)
+
+    def theirs(tasks: list[Any]) -> Any:
+        lm = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=3)
+        found = simple_evaluate(model=lm, tasks=tasks, task_manager=manager, limit=4, bootstrap_iters=0)
+        return {name.removeprefix("infosteer_"): rows for name, rows in found["samples"].items()}
+
+    decoded = theirs(["infosteer_boolq", "infosteer_wsc", "infosteer_lambada"])
+    options = theirs(
+        [manager.load(["infosteer_likelihood"])["tasks"][f"infosteer_{name}"] for name in ("boolq", "wsc")]
+    )
+    for name, rows in decoded.items():
+        ours = evaluate(model, tokenizer, [load_task(name, data=small, limit=4)], batch_size=4)[name]
+        rows = sorted(rows, key=lambda row: row["doc_id"])
+        assert [row["prediction"] for row in ours.rows] == [row["resps"][0][0] for row in rows]
+        for measure in ("exact_match", "strict_match"):
+            assert ours.per_example[measure] == [row[measure] for row in rows]
+        for count in ("no_answer", "no_answer_strict"):
+            assert ours.failures[count] == sum(row[count] for row in rows)
+        if name in options:
+            rows = sorted(options[name], key=lambda row: row["doc_id"])
+            assert ours.per_example["option_accuracy"] == [row["acc"] for row in rows]
+            assert ours.per_example["option_accuracy_norm"] == [row["acc_bytes"] for row in rows]
 
 
 def test_a_misspelt_setting_is_named() -> None:
