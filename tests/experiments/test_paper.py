@@ -21,7 +21,7 @@ from infosteer.experiments.library import shipped_recipes
 from infosteer.experiments.parts import Parts, parts_of
 from infosteer.experiments.recipe import load_recipe, read_raw
 from infosteer.experiments.run import run
-from infosteer.experiments.study import read_study
+from infosteer.experiments.study import _expected_cost, read_study
 
 PAPER = [name for name in shipped_recipes() if name.startswith("paper/")]
 SMALL = [name for name in PAPER if name.endswith("-small")]
@@ -244,6 +244,15 @@ def test_a_run_fills_the_table_part_by_part(suite: Path, tmp_path: Path) -> None
     assert (out / "tiny-one" / "boolq" / "report.html").is_file()
     with pytest.raises(RunError, match="another recipe"):
         run("paper/table1", out, overrides=["model=qwen2.5-1.5b", "task=boolq"])
+
+
+def test_a_model_without_an_estimate_runs_all_the_same(suite: Path, tmp_path: Path) -> None:
+    adapter = "train.peft={r: 2}"
+    told = _expected_cost(parts("paper/table4", "model=qwen2.5-1.5b", adapter))
+    assert told == ["no estimate of the cost: The cost of adapters is not modelled. (lora)"]
+    assert invoke("run", "paper/table4", "--estimate", "model=qwen2.5-1.5b", adapter).exit_code == 1
+    both = invoke("run", "paper/table4", "--estimate", "--dry-run")
+    assert both.exit_code == 2
 
 
 def test_missing_rows_stop_a_run_before_it_begins(suite: Path, tmp_path: Path) -> None:

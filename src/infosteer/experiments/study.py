@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from infosteer.core.config import load_yaml
-from infosteer.errors import DataError, RunError
+from infosteer.errors import DataError, InfoSteerError, RunError
 from infosteer.evaluation.tasks import list_tasks, task_info
 from infosteer.experiments.bench import Bench
 from infosteer.experiments.estimate import estimate_parts, in_words
@@ -44,7 +44,7 @@ def run_parts(parts: Parts, path: Path, reporter: Reporter, *, stands_for: Mappi
     check_inputs(parts, Bench(Reporter()).check)
     open_study(path, parts, stands_for or {}, write=main)
     if figures is not None and main and not stands_for:
-        for line in in_words(estimate_parts(parts)):
+        for line in _expected_cost(parts):
             reporter.note(line)
     failures = []
     for number, part in enumerate(parts.chosen, start=1):
@@ -67,6 +67,14 @@ def run_parts(parts: Parts, path: Path, reporter: Reporter, *, stands_for: Mappi
             fix="the same command tries the failed ones again",
         )
     return path
+
+
+def _expected_cost(parts: Parts) -> list[str]:
+    """The estimate in words; where a model or setting has none, why: that stops no run."""
+    try:
+        return in_words(estimate_parts(parts))
+    except InfoSteerError as error:
+        return [f"no estimate of the cost: {error.what} ({error.got})"]
 
 
 def open_study(path: Path, parts: Parts, stands_for: Mapping[str, str], *, write: bool = True) -> None:
