@@ -106,10 +106,11 @@ def test_the_wheel_works_without_the_repository(wheel: Path, tmp_path: Path) -> 
 
     where = Path(run("-c", "import infosteer; print(infosteer.__file__)").strip())
     assert where.is_relative_to(tmp_path / "installed")
-    listed = run("-m", "infosteer", "ls", "--recipes", "--json")
-    for name in tracked("recipes"):
-        assert Path(name).suffix != ".yaml" or f'"{Path(name).stem}"' in listed, name
+    listed = {row["name"] for row in json.loads(run("-m", "infosteer", "ls", "--recipes", "--json"))}
+    files = [Path(name).relative_to("recipes") for name in tracked("recipes") if name.endswith(".yaml")]
+    assert listed == {file.with_suffix("").as_posix() for file in files if not file.name.startswith("_")}
     assert "Key lift" in run("-m", "infosteer", "show", "key_lift")
+    assert "Pitfalls" in run("-m", "infosteer", "show", "boolq")
 
 
 def test_the_wheel_says_what_it_is(wheel: Path) -> None:
