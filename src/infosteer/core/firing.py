@@ -12,6 +12,7 @@ from infosteer.core.contract import Context
 from infosteer.core.ledger import Call
 from infosteer.core.measure import FirstBatch, measure_penalty, measure_site
 from infosteer.core.plans import SitePlan
+from infosteer.core.surfaces import InterventionMethod
 from infosteer.ops.counter import mix
 from infosteer.ops.inject import inject
 
@@ -28,7 +29,7 @@ def fire(call: Call, plan: SitePlan, k: Tensor, first_batch: FirstBatch | None) 
     elif call.open:
         call.fired[plan.site.layer] += 1
         call.reentrant = call.reentrant or (call.training and not torch.is_grad_enabled())
-    edited, shield = _edit(call, plan, k)
+    edited, shield, joined = _edit(call, plan, k)
     if call.open and call.observed and plan.observers:
         _observe(call, plan, edited)
     if call.training:
@@ -41,6 +42,8 @@ def fire(call: Call, plan: SitePlan, k: Tensor, first_batch: FirstBatch | None) 
             weight = call.row_weight(k)
             if call.open and (call.values or call.measure):
                 measure_penalty(call, index, penalty, coefficient, edited, weight)
+            if index == joined:
+                continue
             scale = call.scales[index, coefficient, k.device]
             edited = inject(edited, weight, scale, penalty.rows_gradient, penalty.add_rows_gradient)
     if shield is None:
@@ -49,11 +52,12 @@ def fire(call: Call, plan: SitePlan, k: Tensor, first_batch: FirstBatch | None) 
     return torch.where(shield, nothing, edited), torch.where(shield, edited, nothing)
 
 
-def _edit(call: Call, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None]:
-    edited, shield = k, None
-    for index, method in plan.edits:
-        if call.strengths[index] == 0 or not call.in_scope(method.scope):
-            continue
+def _edit(call: Call, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None, int | None]:
+    """The edited coefficients, which of them are shielded, and the number of the penalty whose gradient the last edit
+    adds in its own backward pass; None where none is."""
+    edited, shield, joined = k, None, None
+    active = [edit for edit in plan.edits if call.strengths[edit[0]] != 0 and call.in_scope(edit[1].scope)]
+    for index, method in active:
         before = edited
         keys = mix(call.row_keys(k) + index) if method.random else None  # two methods draw other numbers
         weight = call.row_weight(k) if method.selects and call.from_labels else None
@@ -61,11 +65,28 @@ def _edit(call: Call, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None]
         context = Context(
             layer=plan.site.layer, step=call.step, strength=call.strengths[index], keys=keys, counted=counted
         )
-        edited = method.edit(edited, context)
+        if index == active[-1][0]:
+            edited, joined = _edit_last(call, plan, method, edited, context)
+        else:
+            edited = method.edit(edited, context)
         if method.shields and call.training:
             changed = edited != before
             shield = changed if shield is None else shield | changed
-    return edited, shield
+    return edited, shield, joined
+
+
+def _edit_last(
+    call: Call, plan: SitePlan, method: InterventionMethod, k: Tensor, context: Context
+) -> tuple[Tensor, int | None]:
+    """The last edit, with the gradient of a penalty in the same pass where a kernel does both."""
+    for index, penalty, coefficient in plan.penalties if call.training else ():
+        if call.strengths[index] == 0:
+            continue
+        scale = call.scales[index, coefficient, k.device]
+        edited = method.edit_and_inject(k, context, penalty, call.row_weight(k), scale)
+        if edited is not None:
+            return edited, index
+    return method.edit(k, context), None
 
 
 @torch.compiler.disable

@@ -46,6 +46,13 @@ class InterventionMethod(SiteMethod):
     def edit(self, k: Tensor, context: Context) -> Tensor:
         """Edited coefficients for k (..., M); same shape and dtype, never in place, k itself at strength 0."""
 
+    def edit_and_inject(
+        self, k: Tensor, context: Context, penalty: PenaltyMethod, row_weight: Tensor | None, scale: Tensor
+    ) -> Tensor | None:
+        """``edit``, and the penalty's gradient added in the same backward pass as ``ops.inject`` adds it; None where no
+        kernel does both at once. Only asked of the last edit of a site."""
+        return None
+
     @property
     def shields(self) -> bool:
         """Whether memory vectors whose coefficient was edited get no gradient from that row."""
@@ -69,6 +76,11 @@ class PenaltyMethod(SiteMethod):
     @abc.abstractmethod
     def coefficient(self, num_layers: int, width: int) -> float:
         """What one row's value in one layer is multiplied by at strength 1, before dividing by the token count."""
+
+    @property
+    def entropy_normalization(self) -> str | None:
+        """As in ``ops.entropy.key_entropy``, where the value of a row is its key entropy; else None."""
+        return None
 
     def rows_gradient(self, k: Tensor) -> Tensor:
         """d rows / d k, (..., M). This default asks autograd; a closed form is cheaper in time and memory."""

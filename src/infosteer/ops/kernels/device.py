@@ -81,10 +81,12 @@ def threshold_of(keys, m, HALF: tl.constexpr, SIGNED: tl.constexpr):
 
 
 @triton.jit
-def chosen_by(keys, t, ties):
-    """Mask of the chosen entries: all below the threshold, and the first ``ties`` at it."""
+def chosen_by(keys, t, ties, seen):
+    """Mask of the chosen entries: all below the threshold, and the first ``ties`` at it, ``seen`` of which lie in what
+    came before; and how many have been seen now."""
     equal = (keys == t).to(tl.int32)
-    return ((keys < t).to(tl.int32) + equal * (tl.cumsum(equal, axis=0) <= ties).to(tl.int32)) != 0
+    chosen = ((keys < t).to(tl.int32) + equal * (seen + tl.cumsum(equal, axis=0) <= ties).to(tl.int32)) != 0
+    return chosen, seen + tl.sum(equal, axis=0)
 
 
 @triton.jit
@@ -110,13 +112,26 @@ def overwritten(x, target, strength, MAGNITUDE_MEAN: tl.constexpr, FULL: tl.cons
 
 
 @triton.jit
-def scale_of(y, inside, NORM: tl.constexpr):
-    """What a row is divided by (softmax: shifted by) before its weights are taken; 1 for an all-zero row."""
+def largest_of(y, inside, NORM: tl.constexpr):
+    """Largest entry for the softmax, else largest magnitude."""
     wide = widen(y)
     if NORM == SOFTMAX:
         return tl.max(tl.where(inside, wide, float("-inf")), axis=0)
-    largest = tl.max(tl.where(inside, tl.abs(wide), 0.0), axis=0)
+    return tl.max(tl.where(inside, tl.abs(wide), 0.0), axis=0)
+
+
+@triton.jit
+def scale_from(largest, NORM: tl.constexpr):
+    """What a row is divided by (softmax: shifted by) before its weights are taken; 1 for an all-zero row."""
+    if NORM == SOFTMAX:
+        return largest
     return tl.where(largest == 0, 1.0, largest)
+
+
+@triton.jit
+def scale_of(y, inside, NORM: tl.constexpr):
+    """``scale_from`` for a whole row."""
+    return scale_from(largest_of(y, inside, NORM), NORM)
 
 
 @triton.jit

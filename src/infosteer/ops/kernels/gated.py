@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from infosteer.ops.kernels import device
-from infosteer.ops.kernels.launch import ACTIVATIONS, NORMS, launch_options, on_device, rows_of
+from infosteer.ops.kernels.launch import ACTIVATIONS, NORMS, launch_options, on_device, piece_options, rows_of
 
 
 @triton.jit
@@ -43,7 +43,8 @@ def gated_forward_kernel(
         if FROM_TENSOR:
             strength = device.widen(tl.load(strength_ptr))
         written = device.overwritten(y, alpha * mean, strength, MAGNITUDE_MEAN, FULL, FROM_TENSOR)
-        y = tl.where(device.chosen_by(keys, t, ties), written, y)
+        chosen, _ = device.chosen_by(keys, t, ties, 0)
+        y = tl.where(chosen, written, y)
     tl.store(out_ptr + row * M + column, y, mask=inside)
     if NORM:
         x, log = device.logs_of(y, device.scale_of(y, inside, NORM), NORM)
@@ -54,65 +55,113 @@ def gated_forward_kernel(
 
 
 @triton.jit
+def _piece(
+    gate_row, up_row, start, M, t, ties, seen, target, strength,
+    ACTIVATION: tl.constexpr, LIFT: tl.constexpr, SIGNED: tl.constexpr, MAGNITUDE_MEAN: tl.constexpr,
+    FULL: tl.constexpr, FROM_TENSOR: tl.constexpr, CHUNK: tl.constexpr,
+):  # fmt: skip
+    """A piece of a row again: up, act(gate) and its slope, k, its edited form y, which entries were chosen, and how
+    many at the threshold lie in this piece and before it."""
+    column = start + tl.arange(0, CHUNK)
+    inside = column < M
+    gate = tl.load(gate_row + column, mask=inside, other=0.0)
+    up = device.widen(tl.load(up_row + column, mask=inside, other=0.0))
+    active, slope = device.activation_of(device.widen(gate), ACTIVATION)
+    active = device.rounded(active, gate.dtype)
+    k = device.narrow(active * up, gate.dtype)
+    y = k
+    chosen = column < 0
+    if LIFT:
+        chosen, seen = device.chosen_by(device.ordered_keys(k, inside, SIGNED), t, ties, seen)
+        y = tl.where(chosen, device.overwritten(k, target, strength, MAGNITUDE_MEAN, FULL, FROM_TENSOR), k)
+    return up, active, slope, k, y, chosen, seen
+
+
+@triton.jit
+def _gradient(
+    grad_row, start, M, y, factor, scale, total, center, HAS_GRAD: tl.constexpr, NORM: tl.constexpr,
+    CHUNK: tl.constexpr,
+):  # fmt: skip
+    """The gradient of a piece of the edited row, with the entropy's part."""
+    column = start + tl.arange(0, CHUNK)
+    if HAS_GRAD:
+        grad = device.widen(tl.load(grad_row + column, mask=column < M, other=0.0))
+    else:
+        grad = tl.zeros([CHUNK], dtype=tl.float32)
+    if NORM:
+        x, log = device.logs_of(y, scale, NORM)
+        added = grad + factor * device.slope_of(x, log, scale, total, center, NORM)
+        grad = tl.where(factor == 0, grad, added)  # left alone even where the slope is not finite
+    return grad
+
+
+@triton.jit
 def gated_backward_kernel(
     grad_ptr, grad_stride, gate_ptr, gate_stride, up_ptr, up_stride, places_ptr, mean_ptr, moments_ptr, factor_ptr,
     strength_ptr, gate_grad_ptr, up_grad_ptr, M, alpha, strength, spread, keep,
     ACTIVATION: tl.constexpr, HAS_GRAD: tl.constexpr, LIFT: tl.constexpr, SIGNED: tl.constexpr,
     MAGNITUDE_MEAN: tl.constexpr, SPREAD: tl.constexpr, FULL: tl.constexpr, FROM_TENSOR: tl.constexpr,
-    NORM: tl.constexpr, HAS_MOMENTS: tl.constexpr, BLOCK: tl.constexpr,
+    NORM: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """One row: reads gate, up and the gradient of the edited coefficients, writes the gradients of gate and up."""
+    """One row: reads gate, up and the gradient of the edited coefficients, writes the gradients of gate and up.
+
+    The threshold is known, so that nothing needs the whole row at once: pieces of it are read up to three times, from
+    the cache after the first, instead of filling more registers than there are."""
     row = tl.program_id(0).to(tl.int64)
-    column = tl.arange(0, BLOCK)
-    inside = column < M
-    gate = tl.load(gate_ptr + row * gate_stride + column, mask=inside, other=0.0)
-    up = tl.load(up_ptr + row * up_stride + column, mask=inside, other=0.0)
-    kind = gate.dtype
-    active, active_slope = device.activation_of(device.widen(gate), ACTIVATION)
-    active = device.rounded(active, kind)
-    k = device.narrow(active * device.widen(up), kind)
-    if HAS_GRAD:
-        grad = device.widen(tl.load(grad_ptr + row * grad_stride + column, mask=inside, other=0.0))
-    else:
-        grad = tl.zeros([BLOCK], dtype=tl.float32)
-    y = k
+    gate_row, up_row, grad_row = gate_ptr + row * gate_stride, up_ptr + row * up_stride, grad_ptr + row * grad_stride
+    kind = gate_ptr.dtype.element_ty
+    t, ties, target = 0, 0, 0.0
+    if FROM_TENSOR:
+        strength = device.widen(tl.load(strength_ptr))
+        keep = 1 - strength
+        spread = spread * strength
     if LIFT:
-        if FROM_TENSOR:
-            strength = device.widen(tl.load(strength_ptr))
-            keep = 1 - strength
-            spread = spread * strength
-        keys = device.ordered_keys(k, inside, SIGNED)
-        chosen = device.chosen_by(keys, tl.load(places_ptr + row * 2), tl.load(places_ptr + row * 2 + 1))
-        if NORM:
-            target = alpha * tl.load(mean_ptr + row)
-            y = tl.where(chosen, device.overwritten(k, target, strength, MAGNITUDE_MEAN, FULL, FROM_TENSOR), k)
+        t, ties = tl.load(places_ptr + row * 2), tl.load(places_ptr + row * 2 + 1)
+        target = alpha * tl.load(mean_ptr + row)
+    factor, scale, total, center = 0.0, 1.0, 1.0, 0.0
     if NORM:
         factor = tl.load(factor_ptr + row)
-        scale = device.scale_of(y, inside, NORM)
-        x, log = device.logs_of(y, scale, NORM)
-        if HAS_MOMENTS:
-            total = tl.load(moments_ptr + row * 2)
-            center = tl.load(moments_ptr + row * 2 + 1)
-        else:
-            total, center = device.moments_of(x, log, inside, NORM)
-        added = grad + factor * device.slope_of(x, log, scale, total, center, NORM)
-        grad = tl.where(factor == 0, grad, added)  # left alone even where the slope is not finite
-    if LIFT:
-        wide = device.widen(k)
-        kept = tl.where(chosen, 0.0 if FULL else keep * grad, grad)
-        if SPREAD:
+        total, center = tl.load(moments_ptr + row * 2), tl.load(moments_ptr + row * 2 + 1)
+        largest = float("-inf")
+        seen = 0
+        for start in range(0, M, CHUNK):
+            _, _, _, _, y, _, seen = _piece(
+                gate_row, up_row, start, M, t, ties, seen, target, strength,
+                ACTIVATION, LIFT, SIGNED, MAGNITUDE_MEAN, FULL, FROM_TENSOR, CHUNK,
+            )  # fmt: skip
+            inside = start + tl.arange(0, CHUNK) < M
+            largest = tl.maximum(largest, device.largest_of(y, inside, NORM))
+        scale = device.scale_from(largest, NORM)
+    share = 0.0
+    if LIFT and SPREAD:
+        seen = 0
+        for start in range(0, M, CHUNK):
+            _, _, _, k, y, chosen, seen = _piece(
+                gate_row, up_row, start, M, t, ties, seen, target, strength,
+                ACTIVATION, LIFT, SIGNED, MAGNITUDE_MEAN, FULL, FROM_TENSOR, CHUNK,
+            )  # fmt: skip
+            grad = _gradient(grad_row, start, M, y, factor, scale, total, center, HAS_GRAD, NORM, CHUNK)
             at = tl.where(chosen, grad, 0.0)
             if MAGNITUDE_MEAN:
-                share = tl.sum(tl.where(wide < 0, -at, at), axis=0) * spread
-                grad = kept + device.sign_of(wide) * share
-            else:
-                grad = kept + tl.sum(at, axis=0) * spread
-        else:
-            grad = kept
-    grad = device.rounded(grad, kind)  # what the plain graph hands from node to node is of this type
-    tl.store(up_grad_ptr + row * M + column, device.narrow(grad * active, kind), mask=inside)
-    active_grad = device.rounded(grad * device.widen(up), kind)
-    tl.store(gate_grad_ptr + row * M + column, device.narrow(active_grad * active_slope, kind), mask=inside)
+                at = tl.where(device.widen(k) < 0, -at, at)
+            share += tl.sum(at, axis=0)
+        share = share * spread
+    seen = 0
+    for start in range(0, M, CHUNK):
+        up, active, slope, k, y, chosen, seen = _piece(
+            gate_row, up_row, start, M, t, ties, seen, target, strength,
+            ACTIVATION, LIFT, SIGNED, MAGNITUDE_MEAN, FULL, FROM_TENSOR, CHUNK,
+        )  # fmt: skip
+        grad = _gradient(grad_row, start, M, y, factor, scale, total, center, HAS_GRAD, NORM, CHUNK)
+        if LIFT:
+            grad = tl.where(chosen, 0.0 if FULL else keep * grad, grad)
+            if SPREAD:
+                grad += device.sign_of(device.widen(k)) * share if MAGNITUDE_MEAN else share
+        grad = device.rounded(grad, kind)  # what the plain graph hands from node to node is of this type
+        column = start + tl.arange(0, CHUNK)
+        tl.store(up_grad_ptr + row * M + column, device.narrow(grad * active, kind), mask=column < M)
+        active_grad = device.rounded(grad * up, kind)
+        tl.store(gate_grad_ptr + row * M + column, device.narrow(active_grad * slope, kind), mask=column < M)
 
 
 def gated_forward(
@@ -159,6 +208,5 @@ def gated_backward(
             ACTIVATION=ACTIVATIONS[activation], HAS_GRAD=grad is not None, LIFT=m > 0, SIGNED=order == "signed",
             MAGNITUDE_MEAN=reference == "magnitude_mean", SPREAD=not detach_reference,
             FULL=strength_at is None and strength == 1.0, FROM_TENSOR=strength_at is not None,
-            NORM=NORMS[normalization] if factor is not None else 0, HAS_MOMENTS=moments is not None,
-            **launch_options(width),
+            NORM=NORMS[normalization] if factor is not None else 0, **piece_options(width),
         )  # fmt: skip

@@ -14,6 +14,8 @@ ACTIVATIONS = {"silu": 1, "gelu_tanh": 2}
 
 _ENTRIES_A_WARP = 1024  # 32 entries a thread: what a program keeps of a row then stays in registers
 
+_PIECE = 2048
+
 
 def rows_of(x: Tensor) -> Tensor:
     """Rows (R, M) whose entries lie side by side; a copy only where they do not."""
@@ -24,6 +26,12 @@ def launch_options(width: int) -> dict[str, Any]:
     """Block and warps for rows of M entries; products and sums are not contracted, as in the reference."""
     block = triton.next_power_of_2(width)
     return {"BLOCK": block, "num_warps": min(32, max(4, block // _ENTRIES_A_WARP)), "enable_fp_fusion": False}
+
+
+def piece_options(width: int) -> dict[str, Any]:
+    """The same for kernels that go through a row in pieces."""
+    chunk = min(_PIECE, triton.next_power_of_2(width))
+    return {"CHUNK": chunk, "num_warps": 8 if chunk == _PIECE else 4, "enable_fp_fusion": False}
 
 
 def on_device(x: Tensor) -> contextlib.AbstractContextManager[Any]:

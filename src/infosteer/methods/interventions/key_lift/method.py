@@ -11,11 +11,13 @@ import torch
 
 from infosteer.core.config import setting
 from infosteer.core.contract import Context
-from infosteer.core.surfaces import InterventionMethod
+from infosteer.core.surfaces import InterventionMethod, PenaltyMethod
 from infosteer.errors import ConfigError
+from infosteer.ops.backends import kernels_take
 from infosteer.ops.entropy import key_entropy
 from infosteer.ops.intervene import REFERENCES, intervene
 from infosteer.ops.select import ORDERS
+from infosteer.ops.together import intervene_and_inject
 
 TOKENS = ("all", "answer")
 
@@ -101,9 +103,38 @@ class Intervention(InterventionMethod):
         )
         if lifted is k:
             return k
-        if self.entropy_low > 0 or self.entropy_high < 1:
+        if self._bounded:
             chosen = entropy_between(k, self.entropy_low, self.entropy_high)
             lifted = torch.where(chosen.unsqueeze(-1), lifted, k)
         if context.counted is not None:
             lifted = torch.where(context.counted.reshape(*k.shape[:-1], 1), lifted, k)
         return lifted
+
+    def edit_and_inject(
+        self,
+        k: torch.Tensor,
+        context: Context,
+        penalty: PenaltyMethod,
+        row_weight: torch.Tensor | None,
+        scale: torch.Tensor,
+    ) -> torch.Tensor | None:
+        normalization = penalty.entropy_normalization
+        if normalization is None or self._bounded or context.counted is not None or not kernels_take(k):
+            return None
+        return intervene_and_inject(
+            k,
+            row_weight,
+            scale,
+            fraction=self.fraction,
+            alpha=self.alpha,
+            order=self.order,
+            reference=self.reference,
+            detach_reference=self.detach_reference,
+            strength=context.strength,
+            normalization=normalization,
+        )
+
+    @property
+    def _bounded(self) -> bool:
+        """Whether the entropy of a row decides about its edit."""
+        return self.entropy_low > 0 or self.entropy_high < 1

@@ -42,6 +42,10 @@ class EntropyRegularization(PenaltyMethod):
     def coefficient(self, num_layers: int, width: int) -> float:
         return -self.weight / (math.log(max(width, 2)) * num_layers) if self.normalized else -self.weight
 
+    @property
+    def entropy_normalization(self) -> str | None:
+        return self.normalization
+
     def rows(self, k: torch.Tensor) -> torch.Tensor:
         return key_entropy(k, normalization=self.normalization)
 
