@@ -22,7 +22,7 @@ from infosteer.experiments.suite.batch_effect import batch_effect
 from infosteer.experiments.suite.run import run_suite
 from infosteer.experiments.suite.settings import SuiteSettings, arms_of
 from infosteer.experiments.suite.table import markdown, other_lines, rows_of
-from infosteer.inspection.compare_runs import compare_runs
+from infosteer.inspection.comparison.compare import compare_runs
 from infosteer.inspection.report import write_report
 from infosteer.training.loading import load_model, load_tokenizer
 
@@ -99,6 +99,8 @@ def test_results_have_intervals_chance_and_macro_averages(done: Path) -> None:
     assert (tasks["boolq"]["chance"], tasks["gsm8k"]["chance"], tasks["taught"]["chance"]) == (0.5, 0, 0)
     assert tasks["boolq"]["majority"] == pytest.approx(7 / 11)
     assert [row["n"] for row in results["tasks"]] == [11, 9, 5]
+    assert tasks["boolq"]["asked"]["wording"] == "llm-adapters"
+    assert {"template", "shots", "version"} <= tasks["boolq"]["asked"].keys()
     outcome = read_json(done / "outcomes" / "model" / "seed-0.json")
     for task in ("boolq", "gsm8k", "taught"):
         scores = outcome["examples"][task]["exact_match"]
@@ -153,8 +155,9 @@ def test_tables(done: Path) -> None:
     results = read_json(done / "results.json")
     rows = rows_of(results, "model")
     assert [row[0] for row in rows] == ["boolq", "gsm8k", "taught", "mean of all"]
-    assert rows[2][3] == "80.0 (37.6 to 96.4)+"
-    assert rows[2][5] == "-", "no options"
+    assert rows[0][2:4] == ["50.0", "63.6"]
+    assert rows[2][4] == "80.0 (37.6 to 96.4)+"
+    assert rows[2][6] == "-", "no options"
     table = markdown(results, "model").splitlines()
     assert len({line.count("|") for line in table}) == 1
     assert other_lines(results, "model") == []

@@ -51,21 +51,29 @@ def test_the_page_says_what_the_results_say(renderer: types.ModuleType) -> None:
 def test_rendering(renderer: types.ModuleType) -> None:
     score = {"mean": 0.25, "low": 0.2, "high": 0.3, "interval": "wilson", "beside_chance": "below"}
     results: dict[str, Any] = {
-        "tasks": [{"arm": "m", "task": "boolq", "n": 4, "chance": 0.5, "measures": {"exact_match": score},
-                   "failures": {"no_answer": 3}, "contamination": None}],
+        "tasks": [{"arm": "m", "task": "boolq", "n": 4, "chance": 0.5, "majority": 0.75,
+                   "measures": {"exact_match": score}, "failures": {"no_answer": 3}, "contamination": None}],
         "macro": [], "batch_effect": [], "environment": {"packages": {"torch": "1", "transformers": "2"}},
         "evaluation": dict.fromkeys(("engine", "dtype", "batch_size", "device", "shots", "seed"), 0),
     }  # fmt: skip
     page = "a\n<!-- eval-base:begin -->\nold\n<!-- eval-base:end -->\nb\n"
     full = renderer.render(page, results, None)
-    assert "| boolq | 4 | 50.0 | 25.0 (20.0 to 30.0)- | - | - | - | 3 | - |" in full
+    assert "| boolq | 4 | 50.0 | 75.0 | 25.0 (20.0 to 30.0)- | - | - | - | 3 | - |" in full
     assert "old" not in full
     assert renderer.render(full, results, None) == full
     assert renderer.render(full, None, None).count("\n") == 4
     share = {"share": 0.5, "low": 0.25, "high": 0.75}
     results["evaluation"]["dtype"] = "bfloat16"
     results["batch_effect"] = [
-        {"arm": "m", "batch_sizes": [1, 8], "rows": 4, "predictions": share, "verdicts": share, "options": None}
+        {
+            "arm": "m",
+            "batch_sizes": [1, 8],
+            "rows": 4,
+            "predictions": share,
+            "verdicts": share,
+            "options": None,
+            "nll_largest": 0.02,
+        }
     ]
     told = renderer.render("<!-- eval-bfloat16:begin -->\n<!-- eval-bfloat16:end -->", None, results)
     assert "bfloat16: changed between batch sizes 1 and 8, % of 4 rows: predicted texts 50.0 (25.0 to 75.0)" in told

@@ -34,7 +34,8 @@ def build_results(
         config: the resolved settings.
         arms: all models asked for; the first one's arm is the baseline of comparisons.
         outcomes: of models that are done, or failed.
-        facts: set -> ``rows``, ``chance`` (what guessing scores), ``majority`` (what the commonest answer scores).
+        facts: set -> ``rows``, ``asked`` (wording, template, shots, version of a task), ``chance`` (what guessing
+            scores), ``majority`` (what the commonest answer scores).
 
     Returns: results of schema 1, with a row for every arm and set in ``tasks``, and one for every arm, group and score
         in ``macro``.
@@ -108,6 +109,7 @@ def _tasks(
                 "n": known.get("rows") or _rows(mine, task),
                 "chance": chance,
                 "majority": known.get("majority"),
+                "asked": known.get("asked", {}),
                 "measures": measures,
                 "failures": failures,
                 "contamination": _contaminated(contamination, arm, task),

@@ -272,12 +272,13 @@ class Suite:
 
 
 def facts_of(evalset: EvalSet) -> dict[str, Any]:
-    """What is known of a set before any model: rows, what guessing scores, what the commonest answer scores."""
+    """What is known of a set before any model: rows, how they are asked, and what guessing scores."""
     n = len(evalset.rows)
+    known = {"rows": n, "asked": evalset.facts, "chance": None, "majority": None}
     if evalset.scoring == "text":
-        return {"rows": n, "chance": None, "majority": None}
+        return known
     commonest = Counter(row["answer"] for row in evalset.rows).most_common(1)[0][1]
-    return {"rows": n, "chance": math.fsum(evalset.chances) / n, "majority": commonest / n}
+    return known | {"chance": math.fsum(evalset.chances) / n, "majority": commonest / n}
 
 
 def _plain(value: float) -> float | None:

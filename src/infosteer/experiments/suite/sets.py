@@ -46,6 +46,7 @@ class Wanted:
                 "rows_sha256": rows_digest(one),
                 "scoring": one.scoring,
                 "max_new_tokens": one.max_new_tokens,
+                **one.facts,
             }
             for name, one in self.sets.items()
         }

@@ -5,19 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from infosteer.evaluation.measures import label, show
+from infosteer.evaluation.measures import label, show, unit
 from infosteer.experiments.suite.results import GENERATED, OPTION, OPTION_NORM, STRICT
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-COLUMNS = ("task", "n", "chance", "right answers", "strictly", "right option", "by byte", "no answer", "unfinished")
+COLUMNS = (
+    "task",
+    "n",
+    "chance",
+    "commonest",
+    "right answers",
+    "strictly",
+    "right option",
+    "by byte",
+    "no answer",
+    "unfinished",
+)
 _SIDES = {"above": "+", "below": "-", "holds": ""}  # beside a score whose interval leaves chance out
 _NOTHING = "-"
 _SCORES = (GENERATED, STRICT, OPTION, OPTION_NORM)
 LEGEND = (
-    "right answers: decoded, read by the suite's rule; strictly: read by the strict rule; right option: the likeliest, "
-    "by byte: the likeliest per byte; in %, with 95 % intervals. + or -: the interval leaves chance out, above or below"
+    "chance: what guessing scores, commonest: what the commonest answer alone would score; right answers: decoded, "
+    "read by the suite's rule, strictly: by the strict rule; right option: the likeliest, by byte: per byte; "
+    "in %, with 95 % intervals. + or -: the interval leaves chance out, above or below"
 )
 
 
@@ -29,7 +41,9 @@ def rows_of(results: Mapping[str, Any], arm: str) -> list[list[str]]:
             continue
         scores = [_score(task["measures"].get(name), interval=name == GENERATED) for name in _SCORES]
         failures = [_count(task["failures"].get(name)) for name in ("no_answer", "unfinished")]
-        rows.append([task["task"], str(task["n"]), _chance(task["chance"]), *scores, *failures])
+        rows.append(
+            [task["task"], str(task["n"]), _chance(task["chance"]), _chance(task["majority"]), *scores, *failures]
+        )
     groups: dict[str, dict[str, Mapping[str, Any]]] = {}
     for row in results["macro"]:
         if row["arm"] == arm:
@@ -37,7 +51,7 @@ def rows_of(results: Mapping[str, Any], arm: str) -> list[list[str]]:
     for group, found in groups.items():
         first = next(iter(found.values()))
         scores = [_score(found.get(name), interval=name == GENERATED) for name in _SCORES]
-        rows.append([f"mean of {group}", f"{len(first['tasks'])} tasks", _chance(first["chance"]), *scores, "", ""])
+        rows.append([f"mean of {group}", f"{len(first['tasks'])} tasks", _chance(first["chance"]), "", *scores, "", ""])
     return rows
 
 
@@ -47,7 +61,9 @@ def other_lines(results: Mapping[str, Any], arm: str) -> list[str]:
     for task in results["tasks"]:
         known = any(name in task["measures"] for name in _SCORES)
         if task["arm"] == arm and not known:
-            told = ", ".join(f"{label(m)} {_score(row, measure=m)}" for m, row in task["measures"].items())
+            told = ", ".join(
+                f"{label(m)} {_score(row, measure=m)} {unit(m)}".rstrip() for m, row in task["measures"].items()
+            )
             lines.append(f"{task['task']} ({task['n']} rows): {told}")
         if task["arm"] == arm and task["contamination"] is not None:
             lines.append(_contaminated(task))
@@ -60,6 +76,7 @@ def other_lines(results: Mapping[str, Any], arm: str) -> list[str]:
                 if effect[key] is not None
             )
             sizes = " and ".join(map(str, effect["batch_sizes"]))
+            told += f"; losses of answers by up to {effect['nll_largest']:.1g} nats a token"
             lines.append(f"changed between batch sizes {sizes}, % of {effect['rows']} rows: {told}")
     return lines
 
