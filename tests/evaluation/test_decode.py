@@ -216,3 +216,27 @@ def test_a_lora_model_decodes_as_its_base_and_keeps_its_configs(tokenizer) -> No
 def test_what_cannot_generate_is_refused(tokenizer) -> None:
     with pytest.raises(ConfigError, match="cannot generate"):
         decode(torch.nn.Linear(2, 2), tokenizer, ["x"], max_new_tokens=1)
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2", "opt", "bloom", "gpt_neox", "mistral"])
+def test_rows_that_have_ended_leave_the_batch_and_change_nothing(kind: str, tokenizer) -> None:
+    model = tiny(kind, len(tokenizer), seed=2)
+    alone = [decode(model, tokenizer, [prompt], max_new_tokens=24)[0] for prompt in PROMPTS]
+    # Each row ends at another token of its own continuation; the last one goes on to the end.
+    stops = [[one.text[4 * n : 4 * n + 3]] for n, one in enumerate(alone[:-1])] + [[]]
+    expected = [
+        decode(model, tokenizer, [prompt], max_new_tokens=24, stops=[stop])[0]
+        for prompt, stop in zip(PROMPTS, stops, strict=True)
+    ]
+    shapes = []
+    handle = model.register_forward_pre_hook(
+        lambda module, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    found = decode(model, tokenizer, PROMPTS, max_new_tokens=24, stops=stops)
+    handle.remove()
+    assert found == expected
+    assert [one.confidence for one in found] == pytest.approx([one.confidence for one in expected], rel=1e-3)
+    assert all(width == 1 for _, width in shapes[1:]), "what was read once is not read again"
+    left = [rows for rows, _ in shapes]
+    assert left == sorted(left, reverse=True)
+    assert left[-1] == (len(PROMPTS) if kind == "mistral" else 1)  # sliding windows cannot be picked apart

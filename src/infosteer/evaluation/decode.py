@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
 
 from infosteer.errors import ConfigError
+from infosteer.evaluation.caches import is_plain, keeps_plain
 from infosteer.evaluation.model_state import (
     context_length,
     device_of,
@@ -119,7 +120,22 @@ def decode_ids(
     ends = end_ids(getattr(unwrapped(model), "generation_config", None), tokenizer)
     with evaluating(model), _generation_config(model) as base:
         for batch in _batches(order, room, batch_size):
-            _decode_batch(model, tokenizer, batch, ids, stops, room[batch[0]], ends, base, noise, confidence, results)
+            for i, one in zip(
+                batch,
+                _decode_batch(
+                    model,
+                    tokenizer,
+                    [ids[i] for i in batch],
+                    [stops[i] for i in batch],
+                    room=room[batch[0]],
+                    ends=ends,
+                    base=base,
+                    noise=None if noise is None else noise(batch),
+                    confidence=confidence and noise is None,
+                ),
+                strict=True,
+            ):
+                results[i] = one
             if progress is not None:
                 progress(len(batch))
     return results
@@ -139,49 +155,78 @@ def _batches(order: Sequence[int], room: Sequence[int], batch_size: int) -> Iter
 def _decode_batch(
     model: Any,
     tokenizer: Any,
-    batch: list[int],
     ids: Sequence[list[int]],
     stops: Sequence[Sequence[str]],
+    *,
     room: int,
     ends: list[int],
     base: GenerationConfig,
-    noise: Noise | None,
+    noise: LogitsProcessor | None,
     confidence: bool,
-    results: list[Decoded],
-) -> None:
-    inputs = left_padded([ids[i] for i in batch], pad_id(tokenizer), device_of(model))
-    T = inputs["input_ids"].shape[1]
+) -> list[Decoded]:
+    """Continuations of one batch. Once half of the rows have ended, the others go on without them."""
+    inputs = left_padded(ids, pad_id(tokenizer), device_of(model))
+    tokens, mask = inputs["input_ids"], inputs["attention_mask"]
+    T = tokens.shape[1]
     config = GenerationConfig(
         do_sample=False,
         num_beams=1,
-        max_new_tokens=room,
         use_cache=True,
         eos_token_id=ends or None,
         pad_token_id=pad_id(tokenizer),
         bos_token_id=base.bos_token_id,
     )
-    stopping, largest = _StopTexts(tokenizer, [stops[i] for i in batch], T, ends), _Largest()
-    processors = [noise(batch)] if noise is not None else [largest] if confidence else []
-    tokens = model.generate(
-        input_ids=inputs["input_ids"],
-        attention_mask=inputs["attention_mask"],
-        generation_config=config,
-        stopping_criteria=StoppingCriteriaList([stopping]),
-        logits_processor=LogitsProcessorList(processors),
-    )
-    for b, (i, row) in enumerate(zip(batch, tokens[:, T:].tolist(), strict=True)):
-        end = next((t for t, token in enumerate(row) if token in ends), None)
-        text = tokenizer.decode(row[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        cuts = [at for stop in stops[i] if (at := text.find(stop)) >= 0]
-        text = text[: min(cuts)] if cuts else text
-        written = stopping.ended[b] if end is None else end + 1  # with the end token, or the stop text
-        results[i] = Decoded(
-            text=text,
-            tokens=written if end is None else end,
-            finished=end is not None or bool(cuts),
-            too_long=False,
-            confidence=math.exp(largest.total(b, written)) if confidence and noise is None else math.nan,
+    shrinks = noise is None and keeps_plain(model)  # draws belong to the rows that they were begun with
+    rows, cache = list(range(len(ids))), None
+    found: list[list[int]] = [[] for _ in ids]
+    totals, ended = [0.0] * len(ids), [0] * len(ids)
+    while rows:
+        before = tokens.shape[1] - T
+        config.max_new_tokens = room - before
+        largest = _Largest()
+        stopping = _StopTexts(tokenizer, [stops[row] for row in rows], T, ends, enough=len(rows) // 2 if shrinks else 0)
+        out = model.generate(
+            input_ids=tokens,
+            attention_mask=mask,
+            generation_config=config,
+            stopping_criteria=StoppingCriteriaList([stopping]),
+            logits_processor=LogitsProcessorList([noise] if noise is not None else [largest] if confidence else []),
+            return_dict_in_generate=True,
+            **({} if cache is None else {"past_key_values": cache}),
         )
+        tokens = out.sequences
+        going = stopping.running if tokens.shape[1] - T < room else []
+        for n, row in enumerate(rows):
+            totals[row] += largest.total(n, stopping.ended[n] - before)
+            found[row], ended[row] = tokens[n, T:].tolist(), stopping.ended[n]
+        if not going:
+            break
+        kept = torch.tensor(going, device=tokens.device)
+        mask = torch.nn.functional.pad(mask, (0, tokens.shape[1] - mask.shape[1]), value=1)[kept]
+        tokens, rows = tokens[kept], [rows[n] for n in going]
+        cache = out.past_key_values if is_plain(out.past_key_values) else None
+        if cache is not None:
+            cache.batch_select_indices(kept)
+    return [
+        _decoded(tokenizer, row, stops[n], ends, ended[n], math.exp(totals[n]) if confidence else math.nan)
+        for n, row in enumerate(found)
+    ]
+
+
+def _decoded(
+    tokenizer: Any, row: list[int], stops: Sequence[str], ends: list[int], written: int, confidence: float
+) -> Decoded:
+    """What a row of new tokens says, of which the first ``written`` are its own, an end token or stop text included."""
+    end = next((t for t, token in enumerate(row) if token in ends), None)
+    text = tokenizer.decode(row[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    cuts = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return Decoded(
+        text=text[: min(cuts)] if cuts else text,
+        tokens=written if end is None else end,
+        finished=end is not None or bool(cuts),
+        too_long=False,
+        confidence=confidence,
+    )
 
 
 class _Largest(LogitsProcessor):
@@ -200,30 +245,43 @@ class _Largest(LogitsProcessor):
 
 
 class _StopTexts(StoppingCriteria):
-    """Ends a row when one of its stop texts stands in what was decoded since its prompt."""
+    """Ends a row when one of its stop texts stands in what was decoded since its prompt.
 
-    def __init__(self, tokenizer: Any, stops: Sequence[Sequence[str]], start: int, ends: Sequence[int]) -> None:
-        self.tokenizer, self.stops, self.start, self.ends = tokenizer, stops, start, ends
-        self._running = list(range(len(stops)))
+    Args:
+        start: where in the rows the prompts end.
+        ends: tokens that end a row by themselves.
+        enough: end all rows, for now, when no more than so many are left.
+
+    Attributes:
+        running: the rows that have not ended.
+        ended: how many tokens each row has written so far, what ended it included.
+    """
+
+    def __init__(
+        self, tokenizer: Any, stops: Sequence[Sequence[str]], start: int, ends: Sequence[int], enough: int
+    ) -> None:
+        self.tokenizer, self.stops, self.start, self.ends, self.enough = tokenizer, stops, start, ends, enough
+        self.running = list(range(len(stops)))
+        self.ended = [0] * len(stops)
         # A token holds at least one byte, so a stop text spans at most its bytes in tokens; some show no text at all.
-        self.ended = [0] * len(stops)  # tokens each row has written, its stop text included
         self.windows = [max((len(stop.encode()) for stop in row), default=0) + 8 for row in stops]
 
     def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        done = torch.zeros(len(input_ids), dtype=torch.bool)
-        last = input_ids[:, -1].tolist()
-        self._running = [row for row in self._running if last[row] not in self.ends]
-        for row in self._running:
+        for row in self.running:
             self.ended[row] = input_ids.shape[1] - self.start
-        texts = [b for b in self._running if self.stops[b]]
+        last = input_ids[:, -1].tolist()
+        self.running = [row for row in self.running if last[row] not in self.ends]
+        texts = [row for row in self.running if self.stops[row]]
+        done = torch.zeros(len(input_ids), dtype=torch.bool)
         if texts:
-            width = max(self.windows[b] for b in texts)
+            width = max(self.windows[row] for row in texts)
             tails = input_ids[texts, max(self.start, input_ids.shape[1] - width) :].tolist()
-            for b, tail in zip(texts, tails, strict=True):
+            for row, tail in zip(texts, tails, strict=True):
                 text = self.tokenizer.decode(tail, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                if any(stop in text for stop in self.stops[b]):
-                    done[b] = True
-            self._running = [row for row in self._running if not done[row]]
+                done[row] = any(stop in text for stop in self.stops[row])
+            self.running = [row for row in self.running if not done[row]]
+        if len(self.running) <= self.enough:
+            done[:] = True
         return done.to(input_ids.device)  # type: ignore[return-value]
 
 

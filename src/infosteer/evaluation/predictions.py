@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from infosteer.evaluation.caches import is_plain, reuses
 from infosteer.evaluation.model_state import device_of, evaluating, forward_parameters, left_padded, vocabulary_size
 
 LOGITS_AT_ONCE = 2**26  # elements of the logits of one batch: 256 MB in fp32
@@ -103,15 +103,13 @@ def _predict_batch(
         del inputs["position_ids"]
     options = {"logits_to_keep": max(map(_tail, requests))} if "logits_to_keep" in names else {}
     branched = any(request.branches for request in requests)
-    learnt_prompt = getattr(getattr(model, "active_peft_config", None), "is_prompt_learning", False)
-    cached = branched and "past_key_values" in names and not learnt_prompt
+    cached = branched and reuses(model)
     out = model(**inputs, use_cache=cached, **options)
     trunks = [_at_queries(logits, request) for logits, request in zip(out.logits, requests, strict=True)]
     if not branched:
         return [_prediction(trunk, []) for trunk in trunks]
     cache = out.past_key_values if cached else None
-    # Only plain layers are reused: sliding windows and recurrent states cannot be shared so simply.
-    if isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers):
+    if is_plain(cache):
         found = _with_cache(model, cache, inputs["attention_mask"], requests, pad, batch_size, "position_ids" in names)
     else:
         flat = predict(
