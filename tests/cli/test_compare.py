@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,10 +84,49 @@ def test_runs(infosteer: Call, tmp_path: Path) -> None:
     assert {row["arm"] for row in found["comparisons"]} == {"plain", "intervention", "regularisation", "protection"}
 
 
+def test_a_single_run_and_every_format(infosteer: Call, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    code, printed, error = infosteer("compare", DEMO, "--output", out)
+    assert code == 0, error
+    assert "arms of demo" in printed
+    assert "n.s." in printed
+    assert {path.name for path in out.iterdir()} == {f"compare.{s}" for s in ("json", "md", "csv", "tex")}
+    for name, suffix in (("markdown", "md"), ("csv", "csv"), ("latex", "tex")):
+        code, printed, _ = infosteer("compare", DEMO, "--format", name)
+        assert (code, printed) == (0, (out / f"compare.{suffix}").read_text())
+    code, printed, _ = infosteer("compare", DEMO, "--json", "--correction", "bh")
+    assert json.loads(printed)["correction"] == "bh"
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    code, _, error = infosteer("compare", DEMO, "--output", blocked)
+    assert code == 1
+    assert "cannot be written" in error
+
+
+def test_comparing_runs_loads_no_torch() -> None:
+    code = """
+import sys
+from infosteer.cli.main import main
+sys.argv = ["infosteer", "compare", sys.argv[1], "--json"]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code
+assert not {"torch", "transformers"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code, str(DEMO)], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
         (["embedded"], 2, "two models"),
+        ([str(DEMO), "--baseline", "plian"], 1, "not one of the arms"),
+        ([str(DEMO), str(DEMO), "--baseline", "plain"], 1, "single run"),
+        ([str(DEMO), "--group", "all"], 2, "NAME=SET,SET"),
+        ([str(DEMO), "--format", "xml"], 2, "xml"),
+        ([str(DEMO), "--format", "csv", "--json"], 2, "one of"),
+        (["embedded", "embedded", "--format", "csv"], 2, "for runs"),
         (["embedded", str(DEMO)], 2, "runs are compared with runs"),
         ([str(DEMO), str(DEMO), "--texts", "x.txt"], 2, "for models"),
         (["embedded", "embedded", "embedded"], 2, "two at a time"),

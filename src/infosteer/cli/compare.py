@@ -1,7 +1,8 @@
-"""``infosteer compare``: two models before and after training, or runs against each other."""
+"""``infosteer compare``: two models before and after training, or runs and evaluations against each other."""
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,14 +11,28 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-_DEFAULT_TEXTS = 64  # biographies of the lab
+
+class Format(StrEnum):
+    """Names of ``inspection.comparison.formats.WRITERS``, without loading them."""
+
+    markdown = "markdown"
+    csv = "csv"
+    latex = "latex"
+
+
+class Correction(StrEnum):
+    """Names of ``evaluation.multiple.METHODS``."""
+
+    holm = "holm"
+    bh = "bh"
 
 
 def compare(
     things: Annotated[
         list[str],
         typer.Argument(
-            metavar="A B...", help="Two models (`embedded`, a folder, a hub id), or runs (folders, results.json)."
+            metavar="A [B...]",
+            help="Two models (`embedded`, a folder, a hub id), or runs and evaluations (folders, results.json).",
         ),
     ],
     texts: Annotated[
@@ -30,22 +45,34 @@ def compare(
         Path | None, typer.Option("--harmful", help="Models: a file of requests, for the refusal direction.")
     ] = None,
     harmless: Annotated[Path | None, typer.Option("--harmless", help="Models: the other requests.")] = None,
-    rows: Annotated[int, typer.Option("--rows", min=10, help="Texts of each class or topic, at most.")] = 200,
+    rows: Annotated[int, typer.Option("--rows", min=10, help="Models: texts of each class or topic, at most.")] = 200,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", help="A single run: the arm that the others are compared with.")
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option("--group", help="Runs: NAME=SET,SET: sets to average over; may be repeated [default: all]."),
+    ] = None,
+    correction: Annotated[
+        Correction, typer.Option("--correction", help="Runs: of p-values, within each measure.")
+    ] = Correction.holm,
+    format: Annotated[Format | None, typer.Option("--format", "-f", help="Runs: print tables as this instead.")] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="A folder for compare.json, which holds all numbers.")
+        Path | None,
+        typer.Option("--output", "-o", help="A folder for compare.json, and of runs compare.md, .csv and .tex."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Compare two models weight by weight and text by text, or runs by their results and settings."""
+    """Compare two models weight by weight and text by text, a run's arms with its baseline, or runs with each other."""
     from infosteer.cli.console import make_console, print_json
     from infosteer.cli.logs import show_log
 
-    if len(things) < 2:
-        raise typer.BadParameter("name two models, or two runs", param_hint="A B...")
     if (harmful is None) != (harmless is None):
         raise typer.BadParameter("--harmful and --harmless go together", param_hint="--harmful")
+    if json and format is not None:
+        raise typer.BadParameter("choose one of --json and --format", param_hint="--format")
     show_log()
-    from infosteer.inspection.compare_runs import compare_runs, is_run
+    from infosteer.inspection.comparison.read import is_run
 
     runs = [is_run(Path(thing)) for thing in things]
     if any(runs) and not all(runs):
@@ -54,151 +81,77 @@ def compare(
     if all(runs):
         if any(option is not None for option in (texts, statements, harmful)):
             raise typer.BadParameter("runs are compared by their results: texts and statements are for models")
-        found = compare_runs([Path(thing) for thing in things])
+        found = _runs(things, baseline, group or [], correction.value)
     else:
-        if len(things) > 2:
-            raise typer.BadParameter("models are compared two at a time", param_hint="A B...")
-        found = _models(things[0], things[1], texts, statements, (harmful, harmless), rows)
-    if output is not None:
-        _write(output / "compare.json", found)
+        if len(things) != 2:
+            raise typer.BadParameter("name two models, or runs; models are compared two at a time", param_hint="A B...")
+        if baseline or group or format:
+            raise typer.BadParameter("--baseline, --group and --format are for runs")
+        from infosteer.cli.compare_models import read_models
+
+        found = read_models(things[0], things[1], texts, statements, (harmful, harmless), rows)
+    written = _write(output, found, runs=all(runs)) if output is not None else []
     if json:
         print_json(found)
+        return
+    if format is not None:
+        from infosteer.inspection.comparison.formats import WRITERS
+
+        typer.echo(WRITERS[format.value][1](found), nl=False)
+        return
+    console = make_console()
+    if all(runs):
+        _show_runs(console, found)
     else:
-        console = make_console()
-        (_show_runs if all(runs) else _show_models)(console, found)
-        if output is not None:
-            typer.echo(str(output / "compare.json"))
+        from infosteer.cli.compare_models import show_models
+
+        show_models(console, found)
+    for file in written:
+        typer.echo(str(file))
 
 
-def _models(
-    first: str,
-    second: str,
-    texts: Path | None,
-    statements: Path | None,
-    requests: tuple[Path | None, Path | None],
-    rows: int,
-) -> dict[str, Any]:
-    import torch
+def _runs(things: list[str], baseline: str | None, named: list[str], correction: Any) -> dict[str, Any]:
+    from infosteer.inspection.comparison.compare import compare_runs
 
-    from infosteer.errors import ConfigError
-    from infosteer.inspection.compare_models import compare_directions, compare_models
-    from infosteer.inspection.directions import group_folds, random_folds
-    from infosteer.inspection.labelled import read_requests, read_statements, read_texts
-    from infosteer.lab.catalogue import load
-    from infosteer.training.loading import load_model, load_tokenizer, merge_adapters
-
-    # Whatever files there are, they are read before the models: a mistake in them costs no loading.
-    truth = read_statements(statements, limit=rows) if statements is not None else None
-    harm = read_requests(*(path for path in requests if path), limit=rows) if all(requests) else None
-    read = read_texts(texts) if texts is not None else [row["text"] for row in load("facts/biographies")]
-    tokenizer, other = load_tokenizer(first), load_tokenizer(second)
-    if tokenizer.get_vocab() != other.get_vocab():
-        raise ConfigError(
-            "The two models have other vocabularies, so what they say cannot be compared.",
-            where=f"{first} and {second}",
-            got=f"{len(tokenizer)} and {len(other)} tokens",
-            expected="the same model before and after training",
-        )
-    a, b = (merge_adapters(load_model(name)) for name in (first, second))
-    found = {"models": {"a": first, "b": second}, **compare_models(a, b, tokenizer, read[:_DEFAULT_TEXTS])}
-    directions = {}
-    if truth is not None:
-        labels = torch.tensor(truth[1])
-        folds = group_folds(truth[2]) if len(set(truth[2])) > 1 else random_folds(labels)
-        directions["truth"] = compare_directions(a, b, tokenizer, truth[0], truth[1], folds)
-    if harm is not None:
-        directions["refusal"] = compare_directions(a, b, tokenizer, *harm, random_folds(torch.tensor(harm[1])))
-    return {**found, "directions": directions}
+    groups = {}
+    for one in named:
+        name, _, sets = one.partition("=")
+        if not name.strip() or not sets.strip():
+            raise typer.BadParameter(f"{one!r} is not NAME=SET,SET", param_hint="--group")
+        groups[name.strip()] = [part.strip() for part in sets.split(",") if part.strip()]
+    paths = [Path(thing) for thing in things]
+    return compare_runs(paths, baseline=baseline, groups=groups or None, correction=correction)
 
 
-def _write(path: Path, found: dict[str, Any]) -> None:
+def _write(folder: Path, found: dict[str, Any], *, runs: bool) -> list[Path]:
+    """Write compare.json, and of runs the tables in every format. Returns: the files."""
     import json
 
     from infosteer.errors import RunError
+    from infosteer.inspection.comparison.formats import WRITERS
 
+    texts = {"json": json.dumps(found, indent=1, default=str) + "\n"}
+    texts |= {suffix: write(found) for suffix, write in WRITERS.values()} if runs else {}
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found, indent=1, default=str) + "\n", encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        for suffix, text in texts.items():
+            (folder / f"compare.{suffix}").write_text(text, encoding="utf-8")
     except OSError as error:
-        raise RunError("The comparison cannot be written.", where=path, got=error.strerror or error) from None
-
-
-def _table(console: Console, title: str, columns: list[str], rows: list[list[str]]) -> None:
-    from rich import box
-    from rich.markup import escape
-    from rich.table import Table
-
-    if not rows:
-        return
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    for number, column in enumerate(columns):
-        table.add_column(escape(column), justify="left" if number == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*map(escape, row))
-    console.print(table)
+        raise RunError("The comparison cannot be written.", where=folder, got=error.strerror or error) from None
+    return [folder / f"compare.{suffix}" for suffix in texts]
 
 
 def _show_runs(console: Console, found: dict[str, Any]) -> None:
-    reference = found["runs"][0]["run"]
-    means = {(row["run"], row["arm"], row["metric"]): row["mean"] for row in found["summary"]}
+    from infosteer.cli.compare_models import show_table
+    from infosteer.inspection.comparison.sheet import legend, sheets
+    from infosteer.inspection.report.markup import visible
 
-    def cells(row: dict[str, Any]) -> list[str]:
-        old, new = (
-            means.get((reference, row["reference_arm"], row["metric"])),
-            means.get((row["run"], row["arm"], row["metric"])),
-        )
-        spread = "" if row["low"] is None else f" ({row['low']:+.3f} to {row['high']:+.3f})"
-        tested = "" if row["p_value"] is None else f"{row['p_value']:.3f} / {row['p_holm']:.3f}"
-        shown = ["-" if value is None else f"{value:.3f}" for value in (old, new)]
-        name = row["arm"] if row["arm"] == row["reference_arm"] else f"{row['arm']} for {row['reference_arm']}"
-        return [name, row["metric"], *shown, f"{row['difference']:+.3f}{spread}", tested, str(row["n"])]
-
-    for run in found["runs"][1:]:
-        rows = [cells(row) for row in found["comparisons"] if row["run"] == run["run"]]
-        title = f"{run['run']} against {reference}: means, paired difference (95 % interval), p and Holm's p"
-        _table(console, title, ["arm", "metric", reference, run["run"], "difference", "p / Holm", "seeds"], rows)
+    for sheet in sheets(found):
+        rows = [list(map(visible, row)) for row in sheet.rows]
+        show_table(console, visible(sheet.title), list(map(visible, sheet.columns)), rows, texts=sheet.texts)
     for row in found["settings"]:
-        console.print(f"settings of {row['run']} that differ from {row['reference']}:", markup=False)
+        console.print(visible(f"settings of {row['run']} that differ from {row['reference']}:"), markup=False)
         for line in row["differences"] or ["none"]:
-            console.print(f"  {line}", markup=False, soft_wrap=True)
-    for note in found["notes"]:
-        console.print(f"note: {note}", markup=False, style="dim")
-
-
-def _show_models(console: Console, found: dict[str, Any]) -> None:
-    parts: dict[str, dict[int | None, float]] = {}
-    for row in found["drift"]:
-        parts.setdefault(row["part"], {})[row["layer"]] = row["relative"]
-    layers = sorted({layer for by_layer in parts.values() for layer in by_layer if layer is not None})
-    columns = ["weights", "outside", *map(str, layers)]
-    rows = [
-        [part, *(f"{100 * by_layer[key]:.2f}" if key in by_layer else "-" for key in (None, *layers))]
-        for part, by_layer in parts.items()
-    ]
-    _table(console, "Change of the weights by layer, |B - A| / |A| in %", columns, rows)
-    shown = [[name, f"{v['a']:.4g}", f"{v['b']:.4g}", f"{v['b'] - v['a']:+.3g}"] for name, v in found["text"].items()]
-    _table(console, "The same text as each model reads it", ["measure", "A", "B", "B - A"], shown)
-    concepts = [
-        [str(row["layer"]), f"{row['kept']:.3f}", f"{row['same']:.3f}", f"{row['chance']:.4f}",
-         f"{row['specificity_a']:.3f}", f"{row['specificity_b']:.3f}"]
-        for row in found["concepts"]
-    ]  # fmt: skip
-    columns = ["layer", "kept of 10 tokens", "same first token", "by chance", "specificity A", "B"]
-    _table(console, "Concepts of the memories: what stays", columns, concepts)
-    neurons = found["entropy_neurons"]
-    console.print(
-        f"Entropy neurons: {100 * neurons['iou']:.0f} % shared ({100 * neurons['iou_chance']:.1f} % by chance)\n",
-        markup=False,
-    )
-    for name, parts_of in found["directions"].items():
-        rows = [
-            [str(a["layer"]), f"{a['accuracy']:.3f} ({a['low']:.3f} to {a['high']:.3f})",
-             f"{b['accuracy']:.3f} ({b['low']:.3f} to {b['high']:.3f})", f"{forth['accuracy']:.3f}",
-             f"{back['accuracy']:.3f}", f"{forth['cosine']:+.3f}", f"{forth['cosine_null']:.3f}"]
-            for a, b, forth, back in zip(*(parts_of[k] for k in ("own_a", "own_b", "a_to_b", "b_to_a")), strict=True)
-        ]  # fmt: skip
-        chance = parts_of["own_a"][0]["chance"]
-        title = (
-            f"Direction of {name}, held-out accuracy (chance {chance:.3f}); cosine of the two, and with shuffled labels"
-        )
-        _table(console, title, ["layer", "A", "B", "A's in B", "B's in A", "cosine", "shuffled"], rows)
+            console.print(f"  {visible(line)}", markup=False, soft_wrap=True)
+    for note in legend(found):
+        console.print(f"note: {visible(note)}", markup=False, style="dim")

@@ -86,6 +86,7 @@ def evaluate_with(
             "batch_size": batch_size,
             "seed": seed,
             "skipped": evalset.skipped,
+            "rows_sha256": evalset.rows_sha256,
             **evalset.facts,
             **engine.describe(),
         }

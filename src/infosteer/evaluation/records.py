@@ -44,7 +44,7 @@ def analyse(
         for metric in _metrics(scores[arm]):
             table = {s: row[metric] for s, row in scores[arm].items() if metric in row}
             found = summarise(table, seed=seed, resamples=resamples)
-            low, high = _clipped(metric, found.low, found.high, 0.0)
+            low, high = clipped(metric, found.low, found.high, 0.0)
             summary.append({
                 "arm": arm, "metric": metric, "mean": found.mean, "low": low, "high": high, "n": found.n,
                 "interval": found.method,
@@ -63,7 +63,7 @@ def analyse(
             if not set(left) & set(right):
                 continue
             pair = compare(left, right, seed=seed, resamples=resamples)
-            low, high = _clipped(metric, pair.low, pair.high, -1.0)
+            low, high = clipped(metric, pair.low, pair.high, -1.0)
             comparisons.append(
                 {
                     "arm": arm,
@@ -85,6 +85,6 @@ def _metrics(rows: Mapping[int, Mapping[str, Sequence[float]]]) -> list[str]:
     return list(dict.fromkeys(metric for row in rows.values() for metric in row))
 
 
-def _clipped(metric: str, low: float, high: float, floor: float) -> tuple[float, float]:
+def clipped(metric: str, low: float, high: float, floor: float) -> tuple[float, float]:
     """The part of an interval that the measure can take; with two seeds it can be wider than all there is."""
     return (max(low, floor), min(high, 1.0)) if is_bounded(split(metric)[1]) else (low, high)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -57,6 +59,14 @@ class EvalSet:
     def chances(self) -> list[float]:
         """What guessing scores on every row: one over the number of options, 0 for questions without options."""
         return [1 / len(row["options"]) if row.get("options") else 0.0 for row in self.rows]
+
+    @property
+    def rows_sha256(self) -> str:
+        """Equal for equal rows in one order, with wording, answers and options: what tells sets of one name apart."""
+        digest = hashlib.sha256()
+        for row in self.rows:
+            digest.update(json.dumps(row, sort_keys=True).encode() + b"\n")
+        return digest.hexdigest()[:16]
 
     @property
     def facts(self) -> dict[str, Any]:
