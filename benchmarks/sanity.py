@@ -27,22 +27,53 @@ PLACE = re.compile(r"<!-- sanity: (?P<name>[\w-]+) -->\n(?:(?:(?!<!-- sanity: ).
 Scores = dict[str, dict[int, dict[str, list[float]]]]  # arm -> seed -> metric -> scores of the examples
 
 
-def trained(rows: Sequence[Mapping[str, Any]], methods: Sequence[Any], *, seed: int, **settings: Any) -> Any:
-    """The embedded base after one training, as ``infosteer.training.sft.Trained``."""
+def trained(
+    rows: Sequence[Mapping[str, Any]],
+    methods: Sequence[Any],
+    *,
+    seed: int,
+    model: str = "embedded",
+    keep: Path | None = None,
+    **settings: Any,
+) -> Any:
+    """A model after one training, as ``infosteer.training.sft.Trained``; saved in the folder ``keep``, if any."""
     from infosteer.training.settings import TrainSettings
     from infosteer.training.sft import train_sft
 
     common = {
-        "gradient_accumulation_steps": 1, "gradient_checkpointing": False, "save_model": False, "warmup_steps": 0.06,
-        "per_device_train_batch_size": 16, "max_length": 128,
+        "gradient_accumulation_steps": 1, "gradient_checkpointing": False, "save_model": keep is not None,
+        "warmup_steps": 0.06, "per_device_train_batch_size": 16, "max_length": 128,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         found = train_sft(
-            model="embedded", rows=rows, settings=TrainSettings(**{**common, **settings}), methods=methods, seed=seed,
-            output_dir=Path(folder),
+            model=model, rows=rows, settings=TrainSettings(**{**common, **settings}), methods=methods, seed=seed,
+            output_dir=keep or Path(folder),
         )  # fmt: skip
     found.close()
     return found
+
+
+def word_model(folder: Path, words: Sequence[str], seed: int) -> str:
+    """A random model of 0.1 M weights, saved in a folder; its tokens are these words, apart from the marks of ends."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    numbers = {word: number for number, word in enumerate(["<pad>", "<end>", ".", *words])}
+    tokens = Tokenizer(models.WordLevel(numbers, unk_token="<pad>"))
+    tokens.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Punctuation()])
+    tokens.decoder = decoders.WordPiece()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokens, eos_token="<end>", pad_token="<pad>", unk_token="<pad>"
+    )
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(numbers), hidden_size=64, intermediate_size=160, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=128, bos_token_id=None, eos_token_id=1, pad_token_id=0, tie_word_embeddings=True,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def losses(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], batch_size: int = 32) -> list[float]:

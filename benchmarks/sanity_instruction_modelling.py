@@ -17,16 +17,16 @@ from typing import Any
 
 import sanity
 
-SENTENCES = 4
+SENTENCES = 2
 CONDITIONS = {  # name -> rows, epochs
-    "long instruction, one-word output, few rows": (96, 5),
+    "long instruction, one-word output, few rows": (240, 4),
     "short instruction, long output, more rows": (320, 1),
 }
 SETTINGS = {"per_device_train_batch_size": 8}
 ARMS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {
     "plain": ([], {}),
     "instruction_modelling": ([{"method": "instruction_modelling"}], {}),
-    "mean_of_all": ([{"method": "instruction_modelling"}], {"completion_only_loss": False}),
+    "weight_0.1": ([{"method": "instruction_modelling", "weight": 0.1}], {}),
 }
 
 
@@ -58,7 +58,7 @@ def main() -> None:
 
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--held-out", type=int, default=96)
+    options.add_argument("--held-out", type=int, default=160)
     arguments, started = options.parse_args(), time.monotonic()
     world, scores = make_world(), dict[str, sanity.Scores]()
     for condition, (count, epochs) in CONDITIONS.items():
@@ -72,7 +72,7 @@ def main() -> None:
                 )
                 found = {
                     "held-out output loss": sanity.losses(done.model, done.tokenizer, held_out),
-                    "train output loss": sanity.losses(done.model, done.tokenizer, rows[:96]),
+                    "train output loss": sanity.losses(done.model, done.tokenizer, rows[:160]),
                 }
                 scores.setdefault(condition, {}).setdefault(arm, {})[seed] = found
                 said = {name: round(sum(values) / len(values), 3) for name, values in found.items()}

@@ -80,7 +80,7 @@ def tokens_of(count: int) -> tuple[torch.Tensor, Tokens]:
         logits=logits,
         targets=targets,
         counted=counted,
-        marks=torch.arange(count).float() % 3,
+        marks=torch.arange(count).float() % 4 - 1,
         earlier=lambda lags: torch.where(lags >= 1, -0.3 * lags, torch.nan),
     )
 

@@ -73,7 +73,7 @@ def make(key: str, **changes: Any) -> Any:
 def batch(methods: Sequence[Any] = (), count: int = 8, length: int = 12) -> dict[str, torch.Tensor]:
     """Rows of unequal length, padded right, prompts ignored; with marks for those of the methods that mark tokens.
 
-    The marks are 0, 1, 2 and so on in turn: what they mean is the method's own business, as is what it makes of them.
+    The marks are -1, 0, 1, 2 in turn: what they mean is the method's own business, as is what it makes of them.
     """
     generator = torch.Generator().manual_seed(5)
     ids = torch.randint(1, VOCABULARY, (count, length), generator=generator)
@@ -83,7 +83,7 @@ def batch(methods: Sequence[Any] = (), count: int = 8, length: int = 12) -> dict
         stop = length - (row * 3) % 7
         mask[row, stop:], ids[row, stop:], labels[row, stop:] = 0, 0, -100
         labels[row, : 1 + row % 3] = -100
-    marks = (torch.arange(count * length).reshape(count, length) % 3 * mask).float()
+    marks = ((torch.arange(count * length).reshape(count, length) % 4 - 1) * mask).float()
     marked = {column(m.label()): marks for m in methods if isinstance(m, LossMethod) and m.marks_tokens}
     return {"input_ids": ids, "attention_mask": mask, "labels": labels, **marked}
 

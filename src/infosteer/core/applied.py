@@ -1,4 +1,5 @@
-"""The params methods of a session: applied once, told about every optimizer step, undone at the end."""
+"""What methods hold for a session (params methods, and losses with weights of their own): applied once, told about
+every optimizer step, undone at the end."""
 
 from __future__ import annotations
 
@@ -10,13 +11,13 @@ from torch import Tensor, nn
 
 from infosteer.core.contract import Method
 from infosteer.core.metrics import PREFIX
-from infosteer.core.surfaces import Handle, Loop, ParamMethod, ParamTarget
+from infosteer.core.surfaces import Handle, Loop, LossMethod, ParamMethod, ParamTarget
 from infosteer.errors import ConfigError
 from infosteer.models import Site
 
 
 class Applied:
-    """Handles of the params methods, by index in the session."""
+    """Handles of the methods, by index in the session."""
 
     def __init__(self) -> None:
         self.handles: dict[int, Handle] = {}
@@ -37,11 +38,12 @@ class Applied:
             ConfigError: methods that cannot both act on the same parameter.
         """
         for index, method in enumerate(methods):
-            if isinstance(method, ParamMethod) and not method.off:
+            if isinstance(method, (ParamMethod, LossMethod)) and not method.off:
                 fixed = method.strength if isinstance(method.strength, float) else None
                 target = ParamTarget(model=model, sites=sites, usage=usage, task=task, fixed_strength=fixed)
                 self._names[index] = method.label()
-                self.handles[index] = method.apply(target)
+                if (handle := method.apply(target)) is not None:
+                    self.handles[index] = handle
         self._refuse_conflicts()
 
     def begin(self, optimizer: torch.optim.Optimizer, loop: Loop) -> None:

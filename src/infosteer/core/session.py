@@ -198,7 +198,7 @@ class Session:
         for call in calls:
             active = {index: method for index, method in self.losses.items() if call.strengths[index] != 0}
             if active:
-                change = loss_change(self.model, call, active)
+                change = loss_change(self.model, call, active, self.applied.handles)
                 # a batch need not hold a token that was marked; that the rows do is checked when they are encoded
                 marked = {index for index, method in active.items() if method.marks_tokens}
                 self.effects.add_to_loss(marked)

@@ -107,6 +107,8 @@ class Tokens:
         earlier: ``earlier(lags)``, lags (N,) of whole numbers -> (N,) fp32 without gradient: log-likelihood of the
             target that came so many rows before in the same sequence, NaN where there is none (and where the lag is
             below 1); None where the method does not set ``looks_back``.
+        hidden: (N, D) final hidden states, with gradient; None where the method does not set ``reads_hidden``.
+        handle: what the method's ``apply`` gave.
     """
 
     logits: Tensor
@@ -114,6 +116,8 @@ class Tokens:
     counted: Tensor
     marks: Tensor | None = None
     earlier: Callable[[Tensor], Tensor] | None = None
+    hidden: Tensor | None = None
+    handle: Handle | None = None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -132,6 +136,16 @@ class LossMethod(Method):
     def per_token(self, losses: Tensor, tokens: Tokens, context: Context) -> Tensor:
         """New losses (N,) from losses (N,), fp32, differentiable; a row's loss may depend on its own row alone, and
         on ``tokens.earlier`` within its sequence."""
+
+    @property
+    def reads_hidden(self) -> bool:
+        """Whether it asks for ``Tokens.hidden``."""
+        return False
+
+    def apply(self, target: ParamTarget) -> Handle | None:
+        """What the method needs besides the model, such as weights of its own, which the handle then trains around
+        optimizer steps; runs when steering begins. It comes back as ``Tokens.handle``."""
+        return None
 
     def marks(self, rows: Sequence[TokenRow]) -> list[list[float]]:
         """One number for every token of every training row; asked for once, where ``marks_tokens``.
@@ -258,6 +272,11 @@ class DataContext:
 @dataclasses.dataclass(kw_only=True)
 class DataMethod(Method):
     """Surface ``data``: examples to examples; the rows that a training sees."""
+
+    @property
+    def new_tokens(self) -> tuple[str, ...]:
+        """Special tokens that its rows hold and the tokenizer is to have."""
+        return ()
 
     @abc.abstractmethod
     def transform(self, rows: Sequence[Row], context: DataContext) -> list[Row]:

@@ -21,18 +21,20 @@ from infosteer.core.calls import in_backward
 from infosteer.core.contract import Context
 from infosteer.core.ledger import Call
 from infosteer.core.metrics import COUNTED, MEASURED
-from infosteer.core.surfaces import LossMethod, Tokens
+from infosteer.core.surfaces import Handle, LossMethod, Tokens
 from infosteer.errors import AttachError
 from infosteer.models import head_logits
 
 CHUNK_ROWS = 1024  # logits of so many rows are held at a time
 
 
-def loss_change(model: nn.Module, call: Call, methods: Mapping[int, LossMethod]) -> Tensor:
+def loss_change(
+    model: nn.Module, call: Call, methods: Mapping[int, LossMethod], handles: Mapping[int, Handle]
+) -> Tensor:
     """``sum_t (f(l)_t - l_t)`` over the rows of a call, fp32 and differentiable; not yet divided by a token count.
 
     Symbols: l_t negative log-likelihood of the next token where row t carries loss, else 0; f the methods, by index in
-    the session, in order, each ``l + strength * (per_token(l) - l)``.
+    the session, in order, each ``l + strength * (per_token(l) - l)``; ``handles`` by the same index.
 
     Raises:
         AttachError: a call without token ids, labels or hidden states to compute logits from.
@@ -80,6 +82,8 @@ def loss_change(model: nn.Module, call: Call, methods: Mapping[int, LossMethod])
                 tokens,
                 marks=None if marked is None else marked[places[rows]],
                 earlier=_earlier(call, likelihoods, places[rows]) if method.looks_back else None,
+                hidden=hidden if method.reads_hidden else None,
+                handle=handles.get(index),
             )
             if call.measure and not in_backward():  # not once more in the recompute
                 _measure(call, method, found, mine)

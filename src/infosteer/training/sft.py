@@ -21,6 +21,7 @@ from infosteer.errors import ConfigError, InfoSteerError, NonFiniteLossError, Ru
 from infosteer.training.callbacks import LogLine, checkpoint_callback, last_checkpoint, log_callback
 from infosteer.training.encode import Encoded, encode_rows
 from infosteer.training.loading import load_model, load_tokenizer
+from infosteer.training.new_tokens import add_new_tokens, embed_new_tokens, refuse_frozen
 from infosteer.training.settings import TrainSettings
 
 LAST_GOOD = "last-good"  # folder of the weights before a loss that was not finite
@@ -91,6 +92,7 @@ def train_sft(
     chosen = as_methods(list(methods))
     rows = transform_rows(rows, chosen, seed=seed)
     tokenizer = load_tokenizer(model)
+    new_tokens = add_new_tokens(tokenizer, chosen)
     encoded = encode_rows(
         rows,
         tokenizer,
@@ -99,7 +101,7 @@ def train_sft(
         methods=chosen,
     )
     with _quiet():
-        trainer = _build_trainer(model, tokenizer, encoded, settings, seed, output_dir)
+        trainer = _build_trainer(model, tokenizer, encoded, settings, seed, output_dir, new_tokens)
         if on_log is not None or on_step is not None:
             trainer.add_callback(log_callback(on_log, on_step))
         from infosteer.training.attach import attach
@@ -144,7 +146,13 @@ def train_sft(
 
 
 def _build_trainer(
-    model: str, tokenizer: Any, encoded: Encoded, settings: TrainSettings, seed: int, output_dir: Path
+    model: str,
+    tokenizer: Any,
+    encoded: Encoded,
+    settings: TrainSettings,
+    seed: int,
+    output_dir: Path,
+    new_tokens: Sequence[int] = (),
 ) -> Any:
     import torch
     from datasets import Dataset
@@ -203,8 +211,11 @@ def _build_trainer(
             log_level="error",
             ddp_timeout=_DDP_TIMEOUT_S,
         )
+        refuse_frozen(new_tokens, settings.peft)
+        base = load_model(model, dtype=settings.dtype)
+        embed_new_tokens(base, tokenizer, new_tokens)
         trainer = SFTTrainer(
-            model=load_model(model, dtype=settings.dtype),
+            model=base,
             args=arguments,
             train_dataset=Dataset.from_list(encoded.rows),
             processing_class=tokenizer,
