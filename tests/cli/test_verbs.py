@@ -195,7 +195,7 @@ def test_ls(infosteer: Call) -> None:
     assert code == 0
     rows = json.loads(out)
     assert rows
-    assert all(row["name"].startswith("penalties/") and row["summary"] for row in rows)
+    assert all(row["name"].startswith("penalties/") and row["summary"] and row["paper"] for row in rows)
     code, out, _ = infosteer("ls", "--recipes", "--json")
     assert {"demo", "arc-easy", "gsm8k", "qwen2.5-1.5b-lora"} <= {row["name"] for row in json.loads(out)}
 

@@ -34,7 +34,7 @@ def ls(
 
     table = Table(box=None, pad_edge=False)
     for heading in rows[0] if rows else ["name"]:
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=heading == "name")
     for row in rows:
         table.add_row(*map(str, row.values()))
     make_console().print(table)
@@ -61,7 +61,7 @@ def _methods(pattern: str) -> list[dict[str, str]]:
     from infosteer.core.registry import list_methods, method_info
 
     infos = [method_info(name) for name in list_methods(pattern)]
-    return [{"name": f"{i.surface}/{i.name}", "status": i.status, "summary": i.summary} for i in infos]
+    return [{"name": i.key, "status": i.status, "paper": i.paper, "summary": i.summary} for i in infos]
 
 
 def _recipes(pattern: str) -> list[dict[str, str]]:
