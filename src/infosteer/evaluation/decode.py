@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, StoppingCriteriaList
 
 from infosteer.errors import ConfigError
 from infosteer.evaluation.caches import is_plain, keeps_plain
@@ -23,6 +23,7 @@ from infosteer.evaluation.model_state import (
     prompt_text,
     unwrapped,
 )
+from infosteer.evaluation.stopping import StopTexts
 
 Progress = Callable[[int], None]
 Noise = Callable[[Sequence[int]], LogitsProcessor]  # of the prompts with these numbers, in this order
@@ -172,6 +173,7 @@ def _decode_batch(
         do_sample=False,
         num_beams=1,
         use_cache=True,
+        return_dict_in_generate=True,
         eos_token_id=ends or None,
         pad_token_id=pad_id(tokenizer),
         bos_token_id=base.bos_token_id,
@@ -184,14 +186,13 @@ def _decode_batch(
         before = tokens.shape[1] - T
         config.max_new_tokens = room - before
         largest = _Largest()
-        stopping = _StopTexts(tokenizer, [stops[row] for row in rows], T, ends, enough=len(rows) // 2 if shrinks else 0)
+        stopping = StopTexts(tokenizer, [stops[row] for row in rows], T, ends, enough=len(rows) // 2 if shrinks else 0)
         out = model.generate(
             input_ids=tokens,
             attention_mask=mask,
             generation_config=config,
             stopping_criteria=StoppingCriteriaList([stopping]),
             logits_processor=LogitsProcessorList([noise] if noise is not None else [largest] if confidence else []),
-            return_dict_in_generate=True,
             **({} if cache is None else {"past_key_values": cache}),
         )
         tokens = out.sequences
@@ -242,47 +243,6 @@ class _Largest(LogitsProcessor):
     def total(self, b: int, steps: int) -> float:
         """Sum over the first steps of row b, in nats."""
         return float(sum(step[b] for step in self._steps[:steps]))
-
-
-class _StopTexts(StoppingCriteria):
-    """Ends a row when one of its stop texts stands in what was decoded since its prompt.
-
-    Args:
-        start: where in the rows the prompts end.
-        ends: tokens that end a row by themselves.
-        enough: end all rows, for now, when no more than so many are left.
-
-    Attributes:
-        running: the rows that have not ended.
-        ended: how many tokens each row has written so far, what ended it included.
-    """
-
-    def __init__(
-        self, tokenizer: Any, stops: Sequence[Sequence[str]], start: int, ends: Sequence[int], enough: int
-    ) -> None:
-        self.tokenizer, self.stops, self.start, self.ends, self.enough = tokenizer, stops, start, ends, enough
-        self.running = list(range(len(stops)))
-        self.ended = [0] * len(stops)
-        # A token holds at least one byte, so a stop text spans at most its bytes in tokens; some show no text at all.
-        self.windows = [max((len(stop.encode()) for stop in row), default=0) + 8 for row in stops]
-
-    def __call__(self, input_ids: torch.LongTensor, scores: Any, **kwargs: Any) -> torch.BoolTensor:
-        for row in self.running:
-            self.ended[row] = input_ids.shape[1] - self.start
-        last = input_ids[:, -1].tolist()
-        self.running = [row for row in self.running if last[row] not in self.ends]
-        texts = [row for row in self.running if self.stops[row]]
-        done = torch.zeros(len(input_ids), dtype=torch.bool)
-        if texts:
-            width = max(self.windows[row] for row in texts)
-            tails = input_ids[texts, max(self.start, input_ids.shape[1] - width) :].tolist()
-            for row, tail in zip(texts, tails, strict=True):
-                text = self.tokenizer.decode(tail, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                done[row] = any(stop in text for stop in self.stops[row])
-            self.running = [row for row in self.running if not done[row]]
-        if len(self.running) <= self.enough:
-            done[:] = True
-        return done.to(input_ids.device)  # type: ignore[return-value]
 
 
 def end_ids(config: GenerationConfig | None, tokenizer: Any) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import logging
 import random
@@ -10,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import datasets
+import lm_eval.api.task
 import numpy as np
 import torch
 from lm_eval.api.group import Group
@@ -69,7 +72,7 @@ def run_harness(
         raise ConfigError("no lm-eval task was named", where="tasks")
     wanted = [name.removeprefix(PREFIX) for name in names]
     manager = _manager(wanted, include_path)
-    with _lm_eval_seeds():
+    with _lm_eval_seeds(), _without_bars():
         tasks, groups = _load(manager, wanted)
         lm = SteeredLM(model, tokenizer=tokenizer, batch_size=batch_size, seed=seed)
         results, aggregates = {}, {}
@@ -219,6 +222,20 @@ def _told(name: str, what: str) -> Iterator[None]:
             got=f"{type(error).__name__}: {text}",
             fix="its data must be in the local cache or within reach; `lm_eval validate --tasks NAME` checks its file",
         ) from error
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Without the bars of lm-eval and datasets, which know nothing of the caller's progress."""
+    shown, bar = not datasets.are_progress_bars_disabled(), lm_eval.api.task.tqdm
+    datasets.disable_progress_bars()
+    lm_eval.api.task.tqdm = functools.partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        lm_eval.api.task.tqdm = bar
+        if shown:
+            datasets.enable_progress_bars()
 
 
 @contextmanager
