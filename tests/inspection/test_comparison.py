@@ -21,7 +21,7 @@ from infosteer.evaluation.statistics import compare, compare_macro
 from infosteer.inspection.comparison.compare import ALL, compare_runs
 from infosteer.inspection.comparison.formats import CSV_COLUMNS, to_csv, to_latex, to_markdown
 from infosteer.inspection.comparison.read import is_run, read_run
-from infosteer.inspection.comparison.sheet import legend, sheets
+from infosteer.inspection.comparison.sheet import legend, sheets, verdict
 
 ROOT = Path(__file__).parents[2]
 
@@ -342,5 +342,8 @@ def test_sheets_say_what_is_significant_and_what_could_have_been_found(tmp_path:
     weak = compare_runs([make_run(tmp_path / "w", 0, seeds=(1,))], resamples=100)
     assert "80 of 100" in "\n".join(legend(weak))
     assert sheets(weak)[0].rows[0][-1].startswith("n.s.; could have found ")
+    hopeless = {**weak["comparisons"][0], "significant": False, "detectable_corrected": 1.2}
+    assert verdict(hopeless) == "n.s.; too small a study to find anything"
+    assert verdict({**hopeless, "metric": "id/answer_nll"}) == "n.s.; could have found 1.200"
     same = compare_runs([a, a / "results.json"], resamples=100)
     assert {row[-1].partition(";")[0] for row in sheets(same)[0].rows} == {"n.s."}

@@ -6,7 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from infosteer.evaluation.measures import better, label, ordered, scale, show, show_p, split, step_unit, unit
+from infosteer.evaluation.measures import (
+    better,
+    is_bounded,
+    label,
+    ordered,
+    scale,
+    show,
+    show_p,
+    split,
+    step_unit,
+    unit,
+)
 from infosteer.evaluation.statistics import TESTS
 from infosteer.inspection.comparison.pairs import STORED
 
@@ -73,6 +84,8 @@ def verdict(row: Mapping[str, Any]) -> str:
         up = row["difference"] > 0
         return ("higher" if up else "lower") if way is None else "better" if up == (way > 0) else "worse"
     reach = _detectable(row)
+    if reach is not None and is_bounded(measure) and reach >= 1:
+        return "n.s.; too small a study to find anything"
     return "n.s." if reach is None else f"n.s.; could have found {show(reach, measure, minus='-')}"
 
 
