@@ -108,10 +108,9 @@ def test_results_have_intervals_chance_and_macro_averages(done: Path) -> None:
         assert (found["low"], found["high"]) == pytest.approx(wilson(sum(scores), len(scores)))
         chance = tasks[task]["chance"]
         side = "above" if found["low"] > chance else "below" if found["high"] < chance else "holds"
-        assert found["beside_chance"] == side
+        assert found.get("beside_chance") == (side if chance else None)
         assert tasks[task]["failures"] == outcome["sets"][task]["failures"]
         assert tasks[task]["contamination"] is None
-    assert tasks["taught"]["measures"]["exact_match"]["beside_chance"] == "above"
     (mean,) = [row for row in results["macro"] if row["measure"] == "exact_match"]
     assert mean["group"] == "all"
     assert mean["mean"] == pytest.approx(sum(tasks[t]["measures"]["exact_match"]["mean"] for t in tasks) / 3)
@@ -156,8 +155,8 @@ def test_tables(done: Path) -> None:
     rows = rows_of(results, "model")
     assert [row[0] for row in rows] == ["boolq", "gsm8k", "taught", "mean of all"]
     assert rows[0][2:4] == ["50.0", "63.6"]
-    assert rows[2][4] == "80.0 (37.6 to 96.4)+"
-    assert rows[2][6] == "-", "no options"
+    assert rows[2][4] == "80.0 (37.6 to 96.4)"
+    assert rows[2][6] == rows[3][6] == "-", "without options, and so for all three together"
     table = markdown(results, "model").splitlines()
     assert len({line.count("|") for line in table}) == 1
     assert other_lines(results, "model") == []

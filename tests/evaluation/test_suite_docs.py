@@ -48,6 +48,17 @@ def test_the_page_says_what_the_results_say(renderer: types.ModuleType) -> None:
             assert str(ROOT) not in json.dumps(results)
 
 
+def test_the_base_knows_nothing_as_the_page_says(renderer: types.ModuleType) -> None:
+    assert "no better than the\ncommonest answer alone" in TEXT
+    for task in renderer.read("eval-base")["tasks"]:
+        if task["group"] == "commonsense":
+            assert task["measures"]["exact_match"]["beside_chance"] == "below"
+        if task["chance"]:
+            assert task["measures"]["option_accuracy"]["low"] <= task["majority"]
+        if task["task"] == "aqua":
+            assert task["measures"]["exact_match"]["mean"] > task["measures"]["strict_match"]["mean"] == 0
+
+
 def test_rendering(renderer: types.ModuleType) -> None:
     score = {"mean": 0.25, "low": 0.2, "high": 0.3, "interval": "wilson", "beside_chance": "below"}
     results: dict[str, Any] = {

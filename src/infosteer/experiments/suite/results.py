@@ -95,7 +95,7 @@ def _tasks(
                 name, _, measure = row["metric"].rpartition("/")
                 if (row["arm"], name) == (arm, task):
                     measures[measure] = {key: row[key] for key in ("mean", "low", "high", "interval")}
-                    if chance is not None and measure in SCORES:
+                    if chance and measure in SCORES:  # without options nobody knows what guessing would score
                         measures[measure]["beside_chance"] = _side(row["low"], row["high"], chance)
             failures: dict[str, int] = {}
             for outcome in mine:
@@ -166,7 +166,8 @@ def _macros(
                     "rule": RULE,
                 }
                 row |= {"rule": RULE, **span, "interval": found.method, "n": found.n, "chance": chance}
-                row |= {"beside_chance": _side(found.low, found.high, chance)}
+                if chance:
+                    row["beside_chance"] = _side(found.low, found.high, chance)
                 if arm != baseline and ours.keys() == mine.keys() and _seeds(ours) & _seeds(mine):
                     row["comparison"] = _compared(mine, ours, baseline, resamples)
                 rows.append(row)

@@ -34,7 +34,10 @@ LEGEND = (
 
 
 def rows_of(results: Mapping[str, Any], arm: str) -> list[list[str]]:
-    """The cells of one arm: its tasks with known scores, then the macro averages of its groups."""
+    """The cells of one arm: its tasks with known scores, then the macro averages of its groups.
+
+    A score that only some tasks of a group have is not averaged here: its chance is another one.
+    """
     rows = []
     for task in results["tasks"]:
         if task["arm"] != arm or not any(name in task["measures"] for name in _SCORES):
@@ -49,8 +52,9 @@ def rows_of(results: Mapping[str, Any], arm: str) -> list[list[str]]:
         if row["arm"] == arm:
             groups.setdefault(row["group"], {})[row["measure"]] = row
     for group, found in groups.items():
-        first = next(iter(found.values()))
-        scores = [_score(found.get(name), interval=name == GENERATED) for name in _SCORES]
+        first = max(found.values(), key=lambda row: len(row["tasks"]))
+        whole = {name: row for name, row in found.items() if row["tasks"] == first["tasks"]}
+        scores = [_score(whole.get(name), interval=name == GENERATED) for name in _SCORES]
         rows.append([f"mean of {group}", f"{len(first['tasks'])} tasks", _chance(first["chance"]), "", *scores, "", ""])
     return rows
 
