@@ -5,9 +5,10 @@
 
 Both are lm-eval models (`infosteer` and `hf`) over one model in one process, and get the very same requests, which
 lm-eval builds from tasks: option words (the suite's own prompts), option texts (HellaSwag's endings), answers to be
-written, and documents. They take turns, in alternating order; each round gives the ratio of their times, and the median
-ratio with its quartiles is reported, for wall time and for CPU time. What lm-eval does besides - prompts, filters,
-metrics - is the same code for both and is left out. The answers of both are compared, too.
+written (48 tokens, unless a stop text ends them), sentences to be ended (by a full stop), and documents. They take
+turns, in alternating order; each round gives the ratio of their times, and the median ratio with its quartiles is
+reported, for wall time and for CPU time. What lm-eval does besides - prompts, filters, metrics - is the same code for
+both and is left out. The answers of both are compared, too.
 
 Rows: `../shared/data/llm-adapters`, or the lab's where that folder is absent. Model: the embedded base in fp32.
 """
@@ -81,6 +82,12 @@ def questions(data: Path, count: int) -> tuple[Rows, str]:
     return [{"prompt": row["prompt"]} for row in rows], "gsm8k"
 
 
+def sentences(data: Path, count: int) -> tuple[Rows, str]:
+    """Sentences to be ended in writing, which the base does, each after as many tokens as it takes."""
+    rows = read_rows("lab:facts/recall", purpose="evaluate", limit=count)
+    return [{"prompt": row["prompt"]} for row in rows], rows.source
+
+
 def documents(data: Path, count: int) -> tuple[Rows, str]:
     """Texts to be read."""
     rows = read_rows("lab:facts/texts", purpose="evaluate", limit=count)
@@ -97,6 +104,14 @@ TASKS: dict[str, tuple[Callable[[Path, int], tuple[Rows, str]], float, dict[str,
         {
             "output_type": "generate_until",
             "generation_kwargs": {"until": ["\n\n", "Question:"], "max_gen_toks": 48, "do_sample": False},
+        },
+    ),
+    "sentences to end": (
+        sentences,
+        8.0,  # they are short
+        {
+            "output_type": "generate_until",
+            "generation_kwargs": {"until": [".", "\n\n"], "max_gen_toks": 48, "do_sample": False},
         },
     ),
     "documents": (documents, 1.0, {"output_type": "loglikelihood_rolling"}),
@@ -176,7 +191,7 @@ def ratios(times: dict[str, list[float]]) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=48, help="examples of a task (written answers: half of them)")
+    parser.add_argument("--rows", type=int, default=32, help="examples of a task; half of them, or more, in some")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1)

@@ -165,7 +165,7 @@ def _decode_batch(
     noise: LogitsProcessor | None,
     confidence: bool,
 ) -> list[Decoded]:
-    """Continuations of one batch. Once half of the rows have ended, the others go on without them."""
+    """Continuations of one batch. When half of the rows have ended, the others soon go on without them."""
     inputs = left_padded(ids, pad_id(tokenizer), device_of(model))
     tokens, mask = inputs["input_ids"], inputs["attention_mask"]
     T = tokens.shape[1]

@@ -101,14 +101,15 @@ def evaluating(model: Any) -> Iterator[None]:
 
     ``no_grad`` and not inference mode: tensors that a module caches meanwhile must stay usable in training.
     """
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
+    training = [module for module in model.modules() if module.training]
+    if training:
+        model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        for module, flag in flags:
-            module.training = flag
+        for module in training:
+            module.training = True
 
 
 def left_padded(rows: Sequence[Sequence[int]], pad: int, device: torch.device) -> dict[str, torch.Tensor]:

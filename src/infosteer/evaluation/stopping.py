@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria
 
+PATIENCE = 8  # tokens: to go on in a smaller batch costs about as much as one or two of them
+
 
 class StopTexts(StoppingCriteria):
     """Ends a row when one of its stop texts stands in what was decoded since its prompt.
@@ -15,7 +17,7 @@ class StopTexts(StoppingCriteria):
     Args:
         start: where in the rows the prompts end.
         ends: tokens that end a row by themselves.
-        enough: end all rows, for now, when no more than so many are left.
+        enough: end all rows, for now, when no more than so many are left after ``PATIENCE`` tokens.
 
     Attributes:
         running: the rows that have not ended.
@@ -28,6 +30,7 @@ class StopTexts(StoppingCriteria):
         self.tokenizer, self.stops, self.start, self.ends, self.enough = tokenizer, stops, start, ends, enough
         self.running = list(range(len(stops)))
         self.ended = [0] * len(stops)
+        self.steps = 0
         # A token holds at least one byte, so a stop text spans at most its bytes in tokens; some show no text at all.
         self.windows = [max((len(stop.encode()) for stop in row), default=0) + 8 for row in stops]
 
@@ -45,6 +48,7 @@ class StopTexts(StoppingCriteria):
                 text = self.tokenizer.decode(tail, skip_special_tokens=True, clean_up_tokenization_spaces=False)
                 done[row] = any(stop in text for stop in self.stops[row])
             self.running = [row for row in self.running if not done[row]]
-        if len(self.running) <= self.enough:
+        self.steps += 1
+        if not self.running or (self.steps >= PATIENCE and len(self.running) <= self.enough):
             done[:] = True
         return done.to(input_ids.device)  # type: ignore[return-value]
