@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -20,8 +21,12 @@ from lm_eval.tasks import TaskManager
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+import infosteer
+from infosteer.evaluation import evaluate
 from infosteer.evaluation.harness import SteeredLM, run_harness
-from infosteer.evaluation.harness.engine import encode_pairs
+from infosteer.evaluation.harness.engine import _groups, encode_pairs
+from infosteer.evaluation.harness.vetting import VettedTaskManager
+from infosteer.evaluation.tasks import FOLDER, load_task, task_info
 from infosteer.lab import embedded_base
 
 from .conftest import tiny
@@ -92,6 +97,83 @@ def test_the_embedded_base_scores_as_lm_eval_scores_it(base, folder: Path) -> No
     names = list(TASKS)
     expected = theirs(*base, folder, names, batch_size=8)
     compare(run_harness(*base, names, include_path=folder, batch_size=8), expected, names)
+
+
+def test_a_steered_model_scores_alike_in_both(tokenizer, folder: Path) -> None:
+    model = tiny("llama", len(tokenizer), seed=3)
+    names = ["tiny_choices", "tiny_writing"]
+    plain = theirs(model, tokenizer, folder, names, batch_size=4)
+    with infosteer.steer(model, [{"method": "key_lift", "fraction": 0.5, "scope": "evaluation"}]):
+        steered = theirs(model, tokenizer, folder, names, batch_size=4)
+        found = run_harness(model, tokenizer, names, include_path=folder, batch_size=3)
+    compare(found, steered, names)
+    answers = [[sample["resps"] for sample in one["samples"]["tiny_writing"]] for one in (plain, steered)]
+    assert answers[0] != answers[1]
+
+
+def test_chats_are_put_through_the_template_alike(tokenizer, folder: Path) -> None:
+    model, chat = tiny("llama", len(tokenizer), seed=4), copy.deepcopy(tokenizer)
+    chat.chat_template = (
+        "<s>{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    names = ["tiny_shots", "tiny_writing"]
+    expected = simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=copy.deepcopy(chat), batch_size=4),
+        tasks=names,
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        bootstrap_iters=0,
+        apply_chat_template=True,
+    )
+    found = run_harness(model, chat, names, include_path=folder, chat_template=True)
+    compare(found, expected, names)
+    assert found["lm_eval:tiny_writing"].samples[0]["prompt"].startswith("<s>user: Q: ")
+    assert found["lm_eval:tiny_writing"].settings["template"] == "chat"
+
+
+def test_rows_share_a_trunk_where_that_saves_tokens() -> None:
+    few, question = list(range(100, 140)), [1, 2, 3, 4, 5, 6]
+    rows = [[*few, *question, n, 7] for n in range(4)]  # the options of a question behind worked examples
+    rows += [[*few, 9, 9, n, 7] for n in range(4)]  # and those of another
+    rows += [[1, 50, 51], [1, 60, 61, 62, 63, 64], [1, 60, 61, 62, 65, 66], [1, 60, 61, 62, 65, 66]]
+    groups = _groups(rows, 64)
+    assert [number for members, _ in groups for number in members] == list(range(len(rows)))
+    for members, common in groups:
+        assert len({tuple(rows[n][:common]) for n in members}) == 1
+        assert all(common < len(rows[n]) for n in members)
+    assert groups[0] == (list(range(8)), 40), "eight rows with one trunk are cheaper than two groups of four"
+    assert groups[1:] == [([8], 2), ([9, 10, 11], 4)]
+    assert all(len(members) <= 3 for members, _ in _groups(rows, 3))
+
+
+def test_a_task_of_our_own_scores_alike_in_all_three(base, tmp_path: Path) -> None:
+    """Our reader and engine, our engine under lm-eval, and lm-eval's own model, on a task file of this package."""
+    data = tmp_path / "llm-adapters" / "boolq"
+    data.mkdir(parents=True)
+    asked = (
+        "Please answer the following question with true or false, question: is {n} a number?\n\n"
+        "Answer format: true/false"
+    )
+    rows = [
+        {"instruction": asked.format(n=n), "input": "", "output": f"the correct answer is {word}", "answer": word}
+        for n, word in enumerate(["true", "false"] * 3)
+    ]
+    (data / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    manager = VettedTaskManager(
+        include_path=str(FOLDER), include_defaults=False, metadata={"infosteer": {"data": str(tmp_path)}}
+    )
+    model, tokenizer = base
+    ours = SteeredLM(model, tokenizer=tokenizer, batch_size=4)
+    hf = HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=4)
+    name = task_info("boolq").lm_eval_name
+    samples = [
+        simple_evaluate(model=lm, tasks=[name], task_manager=manager, bootstrap_iters=0)["samples"][name]
+        for lm in (ours, hf)
+    ]
+    assert [one["resps"] for one in samples[0]] == [one["resps"] for one in samples[1]]
+    (own,) = evaluate(model, tokenizer, [load_task("boolq", data=tmp_path)], batch_size=4).values()
+    assert own.per_example["exact_match"] == [one["exact_match"] for one in samples[1]]
+    assert len(samples[0]) == len(rows)
 
 
 def requests(kind: str, arguments: list[tuple[Any, ...]]) -> list[Instance]:
