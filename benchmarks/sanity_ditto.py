@@ -2,12 +2,12 @@
 
 ``python benchmarks/sanity_ditto.py`` writes ``docs/evidence/methods/ditto``. No download is needed.
 
-A small model is first trained on documents that say the same few facts again and again, in random order; the facts are
-drawn anew for each document, so that it has to learn to copy, and reinforces itself. Every arm then makes the same
-number of steps from there, the DITTO arms on repetitions half the time. Held out are other documents: their second
-sentence is repeated behind the first (``TP_n``: mean probability of the tokens of copy n; ``IP_n``: share of tokens
-likelier than in the first copy; ``WR_n``: share of tokens that are the likeliest ones), their beginnings are continued
-greedily for 60 tokens, and they are scored as plain text.
+A small model is first trained, once, on documents that say the same few facts again and again, in random order; the
+facts are drawn anew for each document, so that it has to learn to copy, and reinforces itself. Every arm and seed then
+makes the same number of steps from there on documents of its own, the DITTO arms on repetitions half the time. Held
+out are other documents: their second sentence is repeated behind the first (``TP_n``: mean probability of the tokens of
+copy n; ``IP_n``: share of tokens likelier than in the first copy; ``WR_n``: share of tokens that are the likeliest
+ones), their beginnings are continued greedily for 60 tokens, and they are scored as plain text.
 """
 
 from __future__ import annotations
@@ -24,14 +24,12 @@ import sanity
 THINGS, PLACES, FOODS = 24, 24, 24
 COPIES = 5
 PRETRAINING = {"max_steps": 700, "learning_rate": 3e-3, "per_device_train_batch_size": 32}
-TUNING = {"max_steps": 120, "learning_rate": 1e-3, "per_device_train_batch_size": 32}
+TUNING = {"max_steps": 300, "learning_rate": 1e-3, "per_device_train_batch_size": 32}
 ROWS = {"method": "data/ditto", "characters": 220}
 ARMS: dict[str, list[dict[str, Any]]] = {
     "plain": [],
     "lambda 0.5": [ROWS, {"method": "losses/ditto", "decay": 0.5}],
     "lambda 1": [ROWS, {"method": "losses/ditto", "decay": 1.0}],
-    "lambda 0.5, clip": [ROWS, {"method": "losses/ditto", "decay": 0.5, "form": "clip"}],
-    "lambda 0.5, mse": [ROWS, {"method": "losses/ditto", "decay": 0.5, "form": "mse"}],
 }
 
 
@@ -77,18 +75,20 @@ def main() -> None:
     numbered = [f"{name}{i}" for name, n in (("thing", THINGS), ("place", PLACES), ("food", FOODS)) for i in range(n)]
     draw, scores = random.Random("sanity/ditto"), dict[str, dict[int, dict[str, list[float]]]]()
     held_out = [document(draw) for _ in range(128)]
-    for seed in range(1, arguments.seeds + 1):
-        own = random.Random(seed)
-        with tempfile.TemporaryDirectory() as folder:
-            new = sanity.word_model(Path(folder) / "new", ["the", "lives", "in", "eats", *numbered], seed)
-            rows = [{"text": document(own)} for _ in range(32 * arguments.steps)]
-            first = {**PRETRAINING, "max_steps": arguments.steps}
-            before = sanity.trained(rows, [], seed=seed, model=new, keep=Path(folder) / "first", **first)
-            scores.setdefault("before", {})[seed] = measured(before.model, before.tokenizer, held_out)
-            print(f"{time.monotonic() - started:.0f} s  before {said(scores['before'][seed])}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        new = sanity.word_model(Path(folder) / "new", ["the", "lives", "in", "eats", *numbered], 1)
+        own, saved = random.Random(1), Path(folder) / "first"
+        rows = [{"text": document(own)} for _ in range(32 * arguments.steps)]
+        first = {**PRETRAINING, "max_steps": arguments.steps}
+        before = sanity.trained(rows, [], seed=1, model=new, keep=saved, **first)
+        found = measured(before.model, before.tokenizer, held_out)
+        scores["before"] = dict.fromkeys(range(1, arguments.seeds + 1), found)
+        print(f"{time.monotonic() - started:.0f} s  before {said(found)}", flush=True)
+        for seed in range(1, arguments.seeds + 1):
+            own = random.Random(f"seed {seed}")
             rows = [{"text": document(own)} for _ in range(960)]
             for arm, methods in ARMS.items():
-                done = sanity.trained(rows, methods, seed=seed, model=str(Path(folder) / "first"), **TUNING)
+                done = sanity.trained(rows, methods, seed=seed, model=str(saved), **TUNING)
                 scores.setdefault(arm, {})[seed] = measured(done.model, done.tokenizer, held_out)
                 print(f"{time.monotonic() - started:.0f} s  seed {seed}  {arm} {said(scores[arm][seed])}", flush=True)
     about = {"command": "python benchmarks/sanity_ditto.py", "first": arguments.steps, "then": TUNING}
