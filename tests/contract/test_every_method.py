@@ -168,6 +168,19 @@ def test_data_methods_are_pure_seeded_and_off_at_strength_zero(key: str) -> None
         infosteer.steer(llama(), [make(key)])
 
 
+@every_data_method
+def test_asking_changes_no_prompt_in_place_and_no_ordinary_answer(key: str) -> None:
+    method, chat = make(key), [{"role": "user", "content": "Where?"}]
+    before = copy.deepcopy(chat)
+    asked = method.ask(chat)
+    assert chat == before
+    assert [turn["role"] for turn in asked] == ["user"]
+    assert "Where?" in method.ask("Where?")
+    assert method.answer(" In Ashmoor.") == " In Ashmoor."
+    assert method.answer_room >= 0
+    assert method.asks or (asked == chat and method.answer_room == 0)
+
+
 @every_model_method
 def test_function_equals_class(key: str) -> None:
     only_for(key, InterventionMethod, PenaltyMethod, LossMethod, reason="no function of one tensor")

@@ -271,7 +271,12 @@ class DataContext:
 
 @dataclasses.dataclass(kw_only=True)
 class DataMethod(Method):
-    """Surface ``data``: examples to examples; the rows that a training sees."""
+    """Surface ``data``: examples to examples; the rows that a training sees.
+
+    What is known of a row beyond its text is the mapping in its column ``about``, if it has one.
+    """
+
+    asks: ClassVar[bool] = False  # whether ``ask`` and ``answer`` do anything
 
     @property
     def new_tokens(self) -> tuple[str, ...]:
@@ -281,6 +286,19 @@ class DataMethod(Method):
     @abc.abstractmethod
     def transform(self, rows: Sequence[Row], context: DataContext) -> list[Row]:
         """The rows to train on; the given ones are never changed in place. The same seed gives the same rows."""
+
+    def ask(self, prompt: Any) -> Any:
+        """A prompt, text or messages, as a model is asked that was trained on these rows."""
+        return prompt
+
+    def answer(self, text: str) -> str:
+        """What such a model wrote, without what the rows taught it to put around its answer."""
+        return text
+
+    @property
+    def answer_room(self) -> int:
+        """How many tokens ``answer`` may take away."""
+        return 0
 
 
 class Observer(abc.ABC):

@@ -128,7 +128,9 @@ class Bench:
 
     def _evaluate(self, recipe: Recipe, arm: str, seed: int, trained: Any) -> dict[str, Any]:
         sets, rows = self.sets(recipe), trained.rows
-        judged = evaluate_sets(trained.model, trained.tokenizer, sets, recipe, progress=self.evaluating)
+        judged = evaluate_sets(
+            trained.model, trained.tokenizer, sets, recipe, methods=trained.methods, progress=self.evaluating
+        )
         edits = trained.served_edits()
         trained.close()  # probes come with a session of their own
         add_probes(judged, trained.model, trained.tokenizer, sets, recipe, edits=edits)

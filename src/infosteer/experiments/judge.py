@@ -12,6 +12,7 @@ from infosteer.experiments.schema import to_plain
 from infosteer.experiments.sections import EvaluateSettings
 
 if TYPE_CHECKING:
+    from infosteer.core.contract import Method
     from infosteer.core.surfaces import InterventionMethod, ProbeMethod
     from infosteer.evaluation import EvalSet, SetResult
 
@@ -37,19 +38,25 @@ def evaluate_sets(
     sets: Mapping[str, EvalSet],
     recipe: Recipe,
     *,
+    methods: Sequence[Method] = (),
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, dict[str, Any]]:
     """What the model does on every set, as plain data.
 
+    Args:
+        methods: what the model was trained with; its data methods may have prompts and answers go through them.
+
     Returns: name -> ``measures`` (means), ``examples`` (measure -> score of each example, None where it has none),
         ``failures`` (counts), ``samples`` and ``settings``.
     """
-    from infosteer.evaluation import evaluate
+    from infosteer.evaluation.engines import TransformersEngine, asked_through
+    from infosteer.evaluation.evaluate import evaluate_with
 
     judged = {}
+    engine = asked_through(TransformersEngine(model, tokenizer), methods)
     for name, rows in sets.items():
         batch_size = recipe.evaluate[name].batch_size
-        result = evaluate(model, tokenizer, [rows], batch_size=batch_size, progress=progress)[name]
+        result = evaluate_with(engine, [rows], batch_size=batch_size, progress=progress)[name]
         judged[name] = judged_of(result)
     return judged
 

@@ -21,7 +21,7 @@ FIELDS: dict[str, str] = {  # format -> the columns it reads, for messages
 COLUMNS = frozenset(
     [
         *("prompt", "completion", "answer", "options", "aliases", "stop", "lead", "messages"),
-        *("instruction", "input", "output", "text"),
+        *("instruction", "input", "output", "text", "about"),
     ]
 )
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -75,12 +75,19 @@ def normalise(row: Mapping[str, Any], format: str, purpose: Purpose, template: s
     {"prompt", "answer", "options" (list or None), "stop" (list), "lead"} or {"text"}; a row whose answer may be put in
     other words has them as "aliases" (list), too. ``lead`` is text between prompt and answer that belongs to the
     completion ("the correct answer is "); likelihoods of answers and options are conditional on it. A bare ``answer``
-    after a prompt that does not end in white space is led by one space, unless the row says otherwise.
+    after a prompt that does not end in white space is led by one space, unless the row says otherwise. Training rows
+    keep "about", a mapping of what is known of them, for data methods.
 
     Raises:
         BadRow: a field is missing, empty or of the wrong kind.
     """
-    return _NORMALISERS[format](row, purpose, template)
+    made = _NORMALISERS[format](row, purpose, template)
+    about = row.get("about")
+    if purpose != "train" or about is None:
+        return made
+    if not isinstance(about, Mapping):
+        raise BadRow(f"field 'about' is of type {type(about).__name__}, not a mapping")
+    return {**made, "about": {str(name): value for name, value in about.items() if value is not None}}
 
 
 def _text(row: Mapping[str, Any], name: str, *, empty: bool = False) -> str:
