@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import math
 from pathlib import Path
@@ -20,6 +21,7 @@ from infosteer.methods.params.galore import Basis, GaLore, LowRank, find_basis, 
 from infosteer.methods.params.galore.low_rank import Settings
 from infosteer.methods.params.galore.projection import MODES, projected_shape, sides
 
+ROOT = Path(__file__).resolve().parents[3]
 SHAPES = {"tall": (9, 5), "wide": (5, 9), "square": (6, 6)}
 PROJECTED = ("q_proj.weight", "k_proj.weight", "v_proj.weight", "o_proj.weight", "up_proj.weight", "gate_proj.weight",
              "down_proj.weight")  # fmt: skip
@@ -454,3 +456,14 @@ def test_quantised_moments() -> None:
             ends[name] = float(model(input_ids=IDS, labels=IDS).loss.detach())
     assert states["8"] < 0.55 * states["32"]
     assert ends["8"] == pytest.approx(ends["32"], rel=0.1)
+
+
+def test_the_card_holds_what_was_measured_beside_the_package() -> None:
+    spec = importlib.util.spec_from_file_location("galore_package", ROOT / "benchmarks" / "galore_package.py")
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    text = script.CARD.read_text(encoding="utf-8")
+    assert "| resume from a checkpoint" in text
+    assert script.render(text) == text, "run: python benchmarks/galore_package.py --render"

@@ -17,7 +17,7 @@ import infosteer
 from infosteer.core.registry import method_info
 from infosteer.errors import AttachError, ConfigError, NoEffectError
 from infosteer.methods.params.grafting import Grafting, Search, graft, learn_mask
-from infosteer.methods.params.grafting.learn import soft_mask
+from infosteer.methods.params.grafting.learn import clip_at_rank, soft_mask
 from infosteer.methods.params.grafting.masks import (
     changed,
     density,
@@ -145,7 +145,7 @@ def test_a_learnt_mask_is_better_than_its_base_and_keeps_a_budget() -> None:
     model, start, trained = pair()
     found = {}
     for rounding in ("threshold", "budget"):
-        search = Search(epochs=8, rate=1.0, accumulate=1, rounding=rounding)
+        search = Search(epochs=8, optimizer="adam", rounding=rounding)
         made = graft(model, start, trained, TASK, density=0.05, search=search)
         scores = [entry["score"] for entry in made.history]
         assert max(scores) > scores[0] + 1e-3
@@ -154,11 +154,34 @@ def test_a_learnt_mask_is_better_than_its_base_and_keeps_a_budget() -> None:
         assert -sum(losses) / 3 == pytest.approx(max(scores))
         found[rounding] = made
     assert found["budget"].density == pytest.approx(0.05, abs=1e-3)
-    again = graft(model, start, trained, TASK, density=0.05, search=Search(epochs=8, rate=1.0, accumulate=1))
+    again = graft(model, start, trained, TASK, density=0.05, search=Search(epochs=8, optimizer="adam"))
     assert all(torch.equal(again.mask[name], part) for name, part in found["threshold"].mask.items())
     best = graft(model, start, trained, TASK, density=0.05, score=lambda _: 0.0, search=Search(epochs=1))
     assert torch.equal(torch.cat([p.flatten() for p in best.mask.values()]), torch.cat(
         [p.flatten() for p in movement_mask(start, trained, 0.05).values()]))  # fmt: skip
+
+
+def test_ranked_descent_does_not_depend_on_the_scale_of_the_loss() -> None:
+    model, start, trained = pair()
+    masks = []
+    for factor in (1.0, 1e-6):
+
+        def scaled(found: nn.Module, batch: Any, factor: float = factor) -> Tensor:
+            return found(**batch).loss * factor
+
+        made = graft(model, start, trained, TASK, density=0.02, loss=scaled, search=Search(epochs=8, strongest=0.5))
+        masks.append(made.mask)
+        assert made.history[-1]["score"] > made.history[0]["score"]
+    assert all(torch.equal(part, masks[1][name]) for name, part in masks[0].items())
+    sizes = torch.tensor([4.0, -2.0, 1.0, 0.5, 0.0])
+    s = torch.zeros(5, requires_grad=True)
+    for rank, wanted in ((1, sizes / 4), (2, (sizes / 2).clamp(-1, 1)), (5, sizes / 4), (9, sizes / 4)):
+        s.grad = sizes.clone()  # where the limit would be 0, the largest is
+        clip_at_rank([s], rank)
+        torch.testing.assert_close(s.grad, wanted)
+    s.grad = torch.zeros(5)
+    clip_at_rank([s], 1)
+    assert not s.grad.any()
 
 
 def test_the_model_is_given_back_as_it_was() -> None:

@@ -231,6 +231,38 @@ def test_a_random_start_is_pulled_to_the_pretrained_weights() -> None:
     assert all(torch.equal(value, random_weights[name]) for name, value in weights(same).items())
 
 
+@pytest.mark.parametrize("size", ["1GB", "10KB"], ids=["one file", "shards"])
+def test_another_models_weights_as_the_anchor(tmp_path: Path, size: str) -> None:
+    base, tuned = llama(), llama()
+    train(tuned, [], steps=3)
+    base.save_pretrained(tmp_path, max_shard_size=size)
+    wanted = weights(base)
+    found = train(tuned, [RecAdam(anchor=str(tmp_path), pull=1.0, t0=1e6)], steps=1, weight_decay=0.0)
+    close(found, wanted)  # all the way to it in one step
+    with steer(llama(), [RecAdam(anchor=str(tmp_path), start="random", t0=2.0)]) as session:
+        assert session.metrics()["infosteer/recadam/distance"] > 1
+    with pytest.raises(ConfigError, match="another shape"):
+        steer(llama(vocab_size=44), [RecAdam(anchor=str(tmp_path))])
+    with pytest.raises(ConfigError, match="lacks weights"):
+        steer(llama(num_hidden_layers=3), [RecAdam(anchor=str(tmp_path))])
+    with pytest.raises(ConfigError, match="lacks weights"):
+        steer(lora(llama(), ["q_proj"]), [RecAdam(anchor=str(tmp_path))])
+    for broken in (tmp_path / "absent", tmp_path / "text"):
+        (tmp_path / "text").mkdir(exist_ok=True)
+        (tmp_path / "text" / "model.safetensors").write_text("no tensors")
+        with pytest.raises(ConfigError, match="no saved model"):
+            steer(llama(), [RecAdam(anchor=str(broken))])
+
+
+def test_limits_of_the_annealing() -> None:
+    """Steep at t0 = 0, or long after t0, it is the plain optimizer; flat it is a mixture of both by half."""
+    plain = train(llama(), [], weight_decay=0.0)
+    close(train(llama(), [RecAdam(k=1e6, t0=0.0)], weight_decay=0.0), plain)
+    flat = train(llama(), [RecAdam(k=1e-12, t0=3.0)])
+    close(flat, train(llama(), [RecAdam(k=0.0)]))
+    assert any(not torch.equal(flat[name], value) for name, value in plain.items())
+
+
 def test_t0_as_a_share_of_all_steps() -> None:
     found, wanted = llama(), train(llama(), [RecAdam(t0=2.0, k=1.0)])
     with steer(found, [RecAdam(t0=0.5, k=1.0)], total_steps=4):

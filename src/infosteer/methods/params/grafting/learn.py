@@ -17,7 +17,7 @@ from infosteer.methods.params.grafting.masks import Mask, budget, density, top
 
 Batch = Mapping[str, Any]
 Loss = Callable[[nn.Module, Batch], Tensor]
-OPTIMIZERS = ("adam", "sgd")
+OPTIMIZERS = ("ranked", "adam", "sgd")
 ROUNDINGS = ("threshold", "budget")
 
 
@@ -28,22 +28,25 @@ class Search:
     Attributes:
         epochs: rounds over the batches.
         rate: step size of S.
-        optimizer: sgd as in the paper (whose rate is 1e7, for sigma' is about 1e-4), or adam.
+        optimizer: sgd as in the paper (whose rate is 1e7, for sigma' is about 1e-4), adam, or ranked: plain descent on
+            gradients in units of the one that ranks ``strongest`` times the size of the base mask, clipped there.
         bias: c; the larger, the closer the first mask is to the base.
         accumulate: batches a step; 0 takes all.
         l1: weight of the mean of gamma in the loss.
         rounding: threshold (gamma > 1/2), or budget: the largest gammas, as many as the base mask has.
         seed: of S at the start.
+        strongest: with ranked, how many entries move by the whole rate, as a share of the base mask.
     """
 
     epochs: int = 10
-    rate: float = 0.5
-    optimizer: str = "adam"
+    rate: float = 1.0
+    optimizer: str = "ranked"
     bias: float = 5.0
-    accumulate: int = 4
+    accumulate: int = 1
     l1: float = 0.0
     rounding: str = "threshold"
     seed: int = 0
+    strongest: float = 0.05
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, slots=True)
@@ -118,9 +121,23 @@ def learn_mask(
                     slope = (1 - 2 * base[name].float()) * sigma * (1 - sigma)
                     logits[name].grad = (seen + search.l1 / total) * slope
                     p.grad = None
+            if search.optimizer == "ranked":
+                clip_at_rank(list(logits.values()), max(round(search.strongest * kept), 1))
             optimizer.step()
         mask = rounded()
         history.append({"score": score(mask), "density": density(mask)})
         if history[-1]["score"] > max(entry["score"] for entry in history[:-1]):
             best = mask
     return Learned(mask=best, history=history)
+
+
+@torch.no_grad()
+def clip_at_rank(logits: Sequence[Tensor], rank: int) -> None:
+    """Divides all gradients by the rank-th largest magnitude among them and clips them to [-1, 1]: so many move by the
+    whole rate, the others in proportion, whatever the scale of the loss."""
+    gradients = [s.grad for s in logits if s.grad is not None]
+    sizes = torch.cat([g.abs().flatten() for g in gradients])
+    limit = sizes.kthvalue(len(sizes) - min(rank, len(sizes)) + 1).values
+    limit = limit if limit > 0 else sizes.max()
+    for g in gradients if limit > 0 else ():
+        g.div_(limit).clamp_(-1, 1)

@@ -53,10 +53,13 @@ class Grafting(SiteMethod, ParamMethod):
     epochs: int = setting(10, "rounds of the search over its batches", low=0)
     batches: int = setting(16, "batches of training rows that it sees", low=1)
     held_out: float = setting(0.25, "share of them that only chooses between epochs", low=0, high=0.9)
-    rate: float = setting(0.5, "step size of the search", low=0)
-    optimizer: str = setting("adam", "of the search", choices=OPTIMIZERS)
+    rate: float = setting(1.0, "step size of the search", low=0)
+    optimizer: str = setting(
+        "ranked", "of the search: descent in units of its own, adam, or plain sgd", choices=OPTIMIZERS
+    )
+    strongest: float = setting(0.05, "ranked: entries that move by the whole rate, as a share of the base mask", low=0)
     bias: float = setting(5.0, "how sure the first mask is of the base mask: its flips have sigma(-bias)", low=0)
-    accumulate: int = setting(4, "batches for one step of the search; 0 for all", low=0)
+    accumulate: int = setting(1, "batches for one step of the search; 0 for all", low=0)
     l1: float = setting(0.0, "weight of the mean of gamma in the search's loss", low=0)
     rounding: str = setting("threshold", "gamma > 1/2, or a budget: as many as the base mask has", choices=ROUNDINGS)
     keep: str = setting("model", "where theta_0 is kept: on the model's devices, or the cpu", choices=("model", "cpu"))

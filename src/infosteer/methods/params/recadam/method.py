@@ -13,6 +13,7 @@ from torch import nn
 from infosteer.core.config import setting
 from infosteer.core.surfaces import Handle, ParamMethod, ParamTarget
 from infosteer.errors import ConfigError
+from infosteer.methods.params.recadam.anchor import read_anchor
 from infosteer.methods.params.recadam.anneal import SHAPES
 from infosteer.methods.params.recadam.pull import Pull
 
@@ -25,11 +26,12 @@ class RecAdam(ParamMethod):
     ``w <- w + lambda(t) u``, then ``w <- w - lr (W - lambda(t)) gamma (w - w*)``, then ``w <- w - lr wd w``.
     At strength s: lambda in the first becomes 1 + s (lambda - 1), and the pull is multiplied by s.
 
-    Symbols: w* the weights when steering began; W the setting ``w``; lambda :func:`annealed`; gamma the weight of the
-    quadratic penalty, or ``pull / lr_max``; wd the optimizer's weight decay.
+    Symbols: w* the weights when steering began, or those of ``anchor``; W the setting ``w``; lambda :func:`annealed`;
+    gamma the weight of the quadratic penalty, or ``pull / lr_max``; wd the optimizer's weight decay.
 
     Raises:
-        ConfigError: a value out of range, ``unanchored`` patterns that match no parameter; at the first step, a ``t0``
+        ConfigError: a value out of range, ``unanchored`` patterns that match no parameter, an ``anchor`` that does not
+            fit the model; at the first step, a ``t0``
             below 1 where the number of steps is not known.
         NoEffectError: at the first optimizer step, when no parameter that would be pulled is being trained.
         AttachError: weights that are resharded during a step.
@@ -48,6 +50,7 @@ class RecAdam(ParamMethod):
     unanchored: Sequence[str] = dataclasses.field(
         default=(), metadata={"help": "patterns of parameter names without pull or annealing, for new heads"}
     )
+    anchor: str = setting("", "folder of a saved model to pull to; empty for the weights when steering begins")
     start: str = setting("pretrained", "where training starts", choices=("pretrained", "random"))
     seed: int = setting(0, "of a random start", low=0, high=2**63 - 1)
     keep: str = setting("model", "where w* is kept: on the model's devices, or on the cpu", choices=("model", "cpu"))
@@ -74,7 +77,8 @@ class RecAdam(ParamMethod):
         for pattern in self.unanchored:
             if not any(fnmatch.fnmatchcase(name, pattern) for name, _ in named):
                 raise ConfigError("no trained parameter has such a name", where="recadam.unanchored", got=pattern)
-        anchored = [p for name, p in named if not any(fnmatch.fnmatchcase(name, x) for x in self.unanchored)]
+        chosen = [item for item in named if not any(fnmatch.fnmatchcase(item[0], x) for x in self.unanchored)]
+        anchored = [parameter for _, parameter in chosen]
         handle = Pull(
             anchored,
             anneal={"shape": self.anneal, "k": self.k, "t0": self.t0, "w": self.w},
@@ -82,6 +86,7 @@ class RecAdam(ParamMethod):
             pull=self.pull,
             keep=self.keep,
             dtype=torch.bfloat16 if self.anchor_dtype == "bfloat16" else None,
+            anchors=read_anchor(self.anchor, chosen) if self.anchor else None,
         )
         if self.start == "random":
             _randomise(anchored, self.seed)

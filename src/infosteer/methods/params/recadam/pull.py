@@ -26,6 +26,7 @@ class Pull(Handle):
         gamma: weight of the quadratic penalty; 0 derives it from ``pull``.
         pull: share of the distance that a step takes back while lambda is 0 and the rate at its highest.
         keep: "model" or "cpu"; dtype: of the anchor, None for the parameter's own.
+        anchors: what they are pulled to, in their order; None for where they are now.
     """
 
     def __init__(
@@ -37,9 +38,11 @@ class Pull(Handle):
         pull: float,
         keep: str,
         dtype: torch.dtype | None,
+        anchors: Sequence[Tensor] | None = None,
     ) -> None:
         self.anchored, self.anneal, self.gamma, self.pull = list(anchored), dict(anneal), gamma, pull
-        self.anchors = {id(p): _copy(p, keep, dtype) for p in self.anchored}
+        targets = self.anchored if anchors is None else anchors
+        self.anchors = {id(p): _copy(t, keep, dtype) for p, t in zip(self.anchored, targets, strict=True)}
         self._optimizer: torch.optim.Optimizer | None = None
         self._step, self._strength = 0, 1.0
         self._before: list[tuple[nn.Parameter, Tensor, dict[str, Any]]] = []
@@ -132,6 +135,6 @@ def _refuse_resharded(parameter: nn.Parameter, before: Tensor) -> None:
 
 
 @torch.no_grad()
-def _copy(parameter: nn.Parameter, keep: str, dtype: torch.dtype | None) -> Tensor:
+def _copy(parameter: Tensor, keep: str, dtype: torch.dtype | None) -> Tensor:
     found = parameter.detach()
     return found.to(device="cpu" if keep == "cpu" else found.device, dtype=dtype or found.dtype, copy=True)
