@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import random
 import subprocess
@@ -384,3 +385,19 @@ def test_the_command_evaluates_a_saved_model_and_refuses_what_is_unsafe(
 def test_importing_the_package_imports_neither_torch_nor_lm_eval_for_those_who_do_not_ask() -> None:
     code = "import sys, infosteer.errors, infosteer.cli.main; assert not {'lm_eval', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_page_shows_the_measured_throughput() -> None:
+    root = Path(__file__).parents[2]
+    spec = importlib.util.spec_from_file_location("render_evaluation", root / "benchmarks" / "render_evaluation.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    results = json.loads(module.RESULTS.read_text(encoding="utf-8"))
+    text = module.PAGE.read_text(encoding="utf-8")
+    assert module.render(text, results) == text, "run: python benchmarks/render_evaluation.py"
+    for name, task in results["tasks"].items():
+        assert f"| {name} (" in text
+        assert task["agreement"] == 1.0
+        assert task["cpu"]["ratio_median"] >= 1.0, name
