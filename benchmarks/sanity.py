@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT / "docs" / "evidence" / "methods"
 CARDS = sorted((ROOT / "src" / "infosteer" / "methods").glob("*/*/card.md"))
 PLACE = re.compile(r"<!-- sanity: (?P<name>[\w-]+) -->\n(?:(?:(?!<!-- sanity: ).)*<!-- sanity: end -->\n)?", re.DOTALL)
+BAR = r"\|"  # in a table's cell
 Scores = dict[str, dict[int, dict[str, list[float]]]]  # arm -> seed -> metric -> scores of the examples
 
 
@@ -145,7 +146,7 @@ def tables(results: Mapping[str, Any]) -> str:
         lines = [f"*{condition}*", "", "| | " + " | ".join(arms) + " |", "|---|" + "---|" * len(arms)]
         for metric in dict.fromkeys(row["metric"] for row in found["summary"]):
             cells = [_cell(means.get((arm, metric)), pairs.get((arm, metric))) for arm in arms]
-            lines.append(f"| {metric} | " + " | ".join(cells) + " |")
+            lines.append(f"| {metric.replace('|', BAR)} | " + " | ".join(cells) + " |")
         blocks.append("\n".join(lines))
     seeds = max(row["n"] for found in results["conditions"].values() for row in found["summary"])
     packages = ", ".join(f"{name} {results['environment']['packages'][name]}" for name in ("torch", "transformers"))

@@ -275,6 +275,13 @@ def test_control_tokens_stand_before_segments() -> None:
     assert turns[1]["content"] == "Fine.", "not in place"
 
 
+def test_models_are_asked_for_the_good() -> None:
+    method = HumanPreferences(words=WORDS)
+    assert method.ask("Where?") == f"Where?{ALIGNED}"
+    assert method.answer(f"{ALIGNED} Here.{MISALIGNED} There.") == " Here. There."
+    assert HumanPreferences(objective="filtering", threshold=None).ask("Where?") == "Where?"
+
+
 def test_tokens_are_dropped_and_strength_is_how_many_are_written() -> None:
     many = [{"text": "Good. Fine. Bad."}] * 400
     for settings, share in (({"drop": 0.25}, 0.75), ({"drop": 0.0, "strength": 0.4}, 0.4)):

@@ -6,7 +6,7 @@ import dataclasses
 import random
 import statistics
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from infosteer.core.config import is_finite, setting
 from infosteer.core.surfaces import DataContext, DataMethod, Row
@@ -15,6 +15,7 @@ from infosteer.methods.data.phf.rewards import SEGMENTS, LexiconReward, add_rewa
 
 OBJECTIVES = ("conditional", "filtering", "score")
 ALIGNED, MISALIGNED = "<|aligned|>", "<|misaligned|>"
+ANSWER_SEGMENTS = 8  # an answer may have a control token before each of so many
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -33,6 +34,8 @@ class HumanPreferences(DataMethod):
 
     Source: arXiv 2302.08582, section 2.
     """
+
+    asks: ClassVar[bool] = True
 
     objective: str = setting("conditional", "what is made of the rewards", choices=OBJECTIVES)
     words: Any = dataclasses.field(
@@ -62,6 +65,17 @@ class HumanPreferences(DataMethod):
     @property
     def new_tokens(self) -> tuple[str, ...]:
         return (ALIGNED, MISALIGNED) if self.objective == "conditional" else ()
+
+    def ask(self, prompt: Any) -> Any:
+        """The prompt, with the token of a good answer behind it; in chats no place for it is left open."""
+        return prompt + ALIGNED if self.objective == "conditional" and isinstance(prompt, str) else prompt
+
+    def answer(self, text: str) -> str:
+        return text.replace(ALIGNED, "").replace(MISALIGNED, "")
+
+    @property
+    def answer_room(self) -> int:
+        return ANSWER_SEGMENTS if self.objective == "conditional" else 0
 
     def transform(self, rows: Sequence[Row], context: DataContext) -> list[Row]:
         if context.strength > 1:
