@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import re
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,20 @@ def losses(model: Any, tokenizer: Any, rows: Sequence[Mapping[str, Any]], batch_
         each = F.cross_entropy(logits.transpose(1, 2), labels[:, 1:], reduction="none", ignore_index=-100)
         found += (each.sum(1) / (labels[:, 1:] != -100).sum(1)).tolist()
     return found
+
+
+def each_seed(
+    one_seed: Callable[..., Any], seeds: Sequence[int], workers: int, *given: Any
+) -> dict[str, dict[int, Any]]:
+    """``one_seed(seed, *given)`` -> arm -> metrics, from every seed, so many at a time; arm -> seed -> metrics."""
+    asked = [(seed, *given) for seed in seeds]
+    if workers > 1:
+        with multiprocessing.get_context("spawn").Pool(workers) as pool:
+            found = pool.starmap(one_seed, asked)
+    else:
+        found = [one_seed(*each) for each in asked]
+    arms = dict.fromkeys(arm for by_arm in found for arm in by_arm)
+    return {arm: {seed: by_arm[arm] for seed, by_arm in zip(seeds, found, strict=True)} for arm in arms}
 
 
 def write(name: str, scores: Mapping[str, Scores], about: Mapping[str, Any], started: float) -> Path:

@@ -129,38 +129,42 @@ def judged(model: Any, known: dict[str, int], tests: list[dict[str, Any]], *, ma
     return scores
 
 
-def main() -> None:
-    """Trains every arm from every seed, and asks with and without markers."""
+def one_seed(seed: int, steps: int, tests: list[dict[str, Any]], known: dict[str, int]) -> dict[str, Any]:
+    """Name of arm and mode -> metric -> scores; trains every arm."""
     import torch
 
     import infosteer
 
+    torch.set_num_threads(1)
+    draw = random.Random(f"markers/{seed}")
+    tasks = draw.choices(list(SHARES), list(SHARES.values()), k=steps * BATCH)
+    plain, scores = [row_of(task, draw) for task in tasks], {}
+    for arm, methods in ARMS.items():
+        begun = time.process_time()
+        model = train(infosteer.transform_rows(plain, methods, seed=seed), known, seed, steps)
+        for mode in MODES if methods else ("",):
+            name = f"{arm} {mode}".strip()
+            scores[name] = judged(model, known, tests, marked=bool(methods), mode=mode)
+            said = {metric: round(sum(v) / len(v), 3) for metric, v in scores[name].items()}
+            print(f"seed {seed}  {name}  {said}  {time.process_time() - begun:.0f} s of CPU", flush=True)
+    return scores
+
+
+def main() -> None:
+    """Trains every arm from every seed, and asks with and without markers."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--steps", type=int, default=900)
     options.add_argument("--tests", type=int, default=64, help="questions of each task")
+    options.add_argument("--workers", type=int, default=1, help="seeds at a time")
     arguments, started = options.parse_args(), time.monotonic()
-    torch.set_num_threads(1)
     draw = random.Random("markers/test")
     tests = [row_of(task, draw) for task in SHARES for _ in range(arguments.tests)]
     tags = ("MARKER_LIST", "task", "length_tokens")
     words = ["\n", *LETTERS, *(cue for cues in CUES.values() for cue in cues), *SHARES, *map(str, range(1, 13))]
     words += [form.format(tag) for tag in tags for form in ("<{}>", "</{}>")]
     known = {word: number for number, word in enumerate(["<end>", *words])}
-    scores: sanity.Scores = {}
-    for seed in range(1, arguments.seeds + 1):
-        draw = random.Random(f"markers/{seed}")
-        tasks = draw.choices(list(SHARES), list(SHARES.values()), k=arguments.steps * BATCH)
-        plain = [row_of(task, draw) for task in tasks]
-        for arm, methods in ARMS.items():
-            begun = time.process_time()
-            model = train(infosteer.transform_rows(plain, methods, seed=seed), known, seed, arguments.steps)
-            for mode in MODES if methods else ("",):
-                found = judged(model, known, tests, marked=bool(methods), mode=mode)
-                name = f"{arm} {mode}".strip()
-                scores.setdefault(name, {})[seed] = found
-                said = {metric: round(sum(v) / len(v), 3) for metric, v in found.items()}
-                print(f"seed {seed}  {name}  {said}  {time.process_time() - begun:.0f} s of CPU", flush=True)
+    scores = sanity.each_seed(one_seed, range(1, arguments.seeds + 1), arguments.workers, arguments.steps, tests, known)
     about = {"command": "python benchmarks/sanity_markers.py", "shape": SHAPE, "steps": arguments.steps, "batch": BATCH,
              "learning_rate": RATE, "shares": SHARES}  # fmt: skip
     print(sanity.write("markers", {"a tiny Llama from scratch, four tasks on letters": scores}, about, started))

@@ -277,6 +277,7 @@ class DataMethod(Method):
     """
 
     asks: ClassVar[bool] = False  # whether ``ask`` and ``answer`` do anything
+    ordered: ClassVar[bool] = False  # whether its rows are to be trained on in their order, not shuffled
 
     @property
     def new_tokens(self) -> tuple[str, ...]:

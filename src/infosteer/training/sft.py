@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from infosteer.core.marks import PREFIX
-from infosteer.core.surfaces import InterventionMethod
+from infosteer.core.surfaces import DataMethod, InterventionMethod
 from infosteer.errors import ConfigError, InfoSteerError, NonFiniteLossError, RunError
 from infosteer.training.callbacks import LogLine, checkpoint_callback, last_checkpoint, log_callback
 from infosteer.training.encode import Encoded, encode_rows
@@ -101,7 +101,10 @@ def train_sft(
         methods=chosen,
     )
     with _quiet():
-        trainer = _build_trainer(model, tokenizer, encoded, settings, seed, output_dir, new_tokens)
+        ordered = any(isinstance(method, DataMethod) and method.ordered and not method.off for method in chosen)
+        trainer = _build_trainer(
+            model, tokenizer, encoded, settings, seed, output_dir, new_tokens=new_tokens, ordered=ordered
+        )
         if on_log is not None or on_step is not None:
             trainer.add_callback(log_callback(on_log, on_step))
         from infosteer.training.attach import attach
@@ -152,7 +155,9 @@ def _build_trainer(
     settings: TrainSettings,
     seed: int,
     output_dir: Path,
+    *,
     new_tokens: Sequence[int] = (),
+    ordered: bool = False,
 ) -> Any:
     import torch
     from datasets import Dataset
@@ -179,6 +184,7 @@ def _build_trainer(
             output_dir=str(output_dir),
             seed=seed,
             data_seed=seed,
+            train_sampling_strategy="sequential" if ordered else "random",
             learning_rate=settings.learning_rate,
             num_train_epochs=settings.num_train_epochs,
             max_steps=settings.max_steps if settings.max_steps > 0 else -1,
