@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from infosteer.core.asking import AskingProbe
 from infosteer.core.contract import Method
 from infosteer.core.ledger import Call
 from infosteer.core.metrics import PREFIX
@@ -21,7 +22,8 @@ class Probes:
     """Probe methods with their observers, by index in the session."""
 
     def __init__(self, methods: Sequence[Method], sites: Sequence[Site]) -> None:
-        self.methods = {i: m for i, m in enumerate(methods) if isinstance(m, ProbeMethod) and not m.off}
+        watching = (i for i, m in enumerate(methods) if isinstance(m, ProbeMethod) and not isinstance(m, AskingProbe))
+        self.methods: dict[int, Any] = {i: methods[i] for i in watching if not methods[i].off}
         self.observers: dict[int, Observer] = {
             index: probe.observer(probe.select(sites)) for index, probe in self.methods.items()
         }

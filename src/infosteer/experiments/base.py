@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from infosteer.experiments.judge import add_probes, add_utilisation, evaluate_sets, outcome_of
+from infosteer.experiments.judge import add_probes, add_utilisation, ask_probes, evaluate_sets, outcome_of
 from infosteer.experiments.recipe import BASE_ARM, BASE_SEED, Recipe
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def base_outcome(
         model = load_model(recipe.model, dtype=recipe.train.dtype).eval()
     with _like_a_trained_arm(model, recipe.train.bf16):
         judged = evaluate_sets(model, tokenizer, sets, recipe, progress=progress)
+        ask_probes(judged, model, tokenizer, sets, recipe)
         add_probes(judged, model, tokenizer, sets, recipe)
         batch_size = max(settings.batch_size for settings in recipe.evaluate.values())
         stored = stored_facts(model, tokenizer, sets, batch_size=batch_size, progress=progress)

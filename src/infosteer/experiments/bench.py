@@ -14,7 +14,7 @@ from infosteer.core.metrics import PREFIX
 from infosteer.errors import InfoSteerError, RunError
 from infosteer.experiments.contaminated import check_rows
 from infosteer.experiments.inputs import GENERATED, TrainingRows, calibration_texts, check_methods, training_rows
-from infosteer.experiments.judge import add_probes, evaluate_sets, load_sets, outcome_of
+from infosteer.experiments.judge import add_probes, ask_probes, evaluate_sets, load_sets, outcome_of
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.reporter import Reporter
 from infosteer.experiments.rundir import RunDir, disk_full
@@ -131,6 +131,7 @@ class Bench:
         judged = evaluate_sets(
             trained.model, trained.tokenizer, sets, recipe, methods=trained.methods, progress=self.evaluating
         )
+        ask_probes(judged, trained.model, trained.tokenizer, sets, recipe, methods=trained.methods)
         edits = trained.served_edits()
         trained.close()  # probes come with a session of their own
         add_probes(judged, trained.model, trained.tokenizer, sets, recipe, edits=edits)

@@ -92,20 +92,55 @@ def add_probes(
 
     Raises: as ``inspection.observe``.
     """
+    from infosteer.core.asking import AskingProbe
     from infosteer.inspection.observe import observe
     from infosteer.models import locate
 
     for name, rows in sets.items():
-        if not recipe.evaluate[name].probes:
+        named = {probe: _probe(probe, name) for probe in recipe.evaluate[name].probes}
+        watching = {probe: method for probe, method in named.items() if not isinstance(method, AskingProbe)}
+        if not watching:
             continue
         sites = locate(model, trust_structure=recipe.trust_structure)
-        observers = {probe: _probe(probe, name).observer(sites) for probe in recipe.evaluate[name].probes}
+        observers = {probe: method.observer(sites) for probe, method in watching.items()}
         observe(model, tokenizer, [row_text(row, tokenizer) for row in rows.rows], [*observers.values()], edits=edits)
         for probe, observer in observers.items():
             for metric, value in observer.metrics().items():
                 if "/" not in metric:
                     judged[name]["measures"][f"{probe}_{metric}"] = value
                     judged[name]["examples"][f"{probe}_{metric}"] = [value]
+
+
+def ask_probes(
+    judged: Mapping[str, dict[str, Any]],
+    model: Any,
+    tokenizer: Any,
+    sets: Mapping[str, EvalSet],
+    recipe: Recipe,
+    *,
+    methods: Sequence[Any] = (),
+) -> None:
+    """Add what probes that ask say of a model: those of the arm on every set with answers, a set's own on that set.
+
+    Args:
+        model: as it is evaluated, edits included.
+        methods: the arm's.
+
+    Raises: as ``evaluation.asking.ask``.
+    """
+    from infosteer.core.asking import AskingProbe
+    from infosteer.evaluation.asking import as_measures, ask
+
+    of_arm = {probe.label(): probe for probe in methods if isinstance(probe, AskingProbe) and not probe.off}
+    for name, rows in sets.items():
+        own = {probe: _probe(probe, name) for probe in recipe.evaluate[name].probes}
+        asking = {probe: method for probe, method in own.items() if isinstance(method, AskingProbe)}
+        for probe in ((asking | of_arm) if rows.scoring != "text" else asking).values():
+            batch_size = recipe.evaluate[name].batch_size
+            found = ask(model, tokenizer, rows, probe, methods=methods, batch_size=batch_size)
+            for measure, (mean, values) in as_measures(probe, found).items():
+                judged[name]["measures"][measure] = mean
+                judged[name]["examples"][measure] = values
 
 
 def _probe(name: str, of_set: str) -> ProbeMethod:

@@ -67,7 +67,9 @@ class EvaluateSettings:
     stop: str | tuple[str, ...] | None = setting(None, "text, or texts, that end an answer")
     skip_bad_rows: bool = setting(False, "count rows without the needed fields instead of stopping at the first")
     probes: tuple[str, ...] = setting(
-        (), "probes that read the set's texts with every model, e.g. `information_flux`; measures `<probe>_<metric>`"
+        (),
+        "probes that read the set's texts with every model, e.g. `information_flux`, or that ask its questions, e.g. "
+        "`demo_position`; measures `<probe>_<metric>`",
     )
     options: dict[str, Any] = field(
         default_factory=dict, metadata={"help": "settings of the source, e.g. `revision` of a hub data set"}
