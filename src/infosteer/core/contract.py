@@ -33,6 +33,7 @@ class Context:
             does not set ``random``.
         counted: (N,) bool, the rows that carry loss; None where the method does not ask for it
             (``InterventionMethod.selects``) or the model was called without labels: then every row counts.
+        layers: all layers that an edit of states acts on; empty for all else.
     """
 
     layer: int
@@ -40,6 +41,7 @@ class Context:
     strength: float
     keys: torch.Tensor | None = None
     counted: torch.Tensor | None = None
+    layers: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -5,13 +5,15 @@ Shape letters: N rows, M memories.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from infosteer.core.contract import Context
 from infosteer.core.ledger import Call
 from infosteer.core.measure import FirstBatch, measure_penalty, measure_site
-from infosteer.core.plans import SitePlan
+from infosteer.core.plans import SitePlan, StateEdit
 from infosteer.core.surfaces import InterventionMethod
 from infosteer.ops.counter import mix
 from infosteer.ops.inject import inject
@@ -50,6 +52,35 @@ def fire(call: Call, plan: SitePlan, k: Tensor, first_batch: FirstBatch | None) 
         return edited, None
     nothing = torch.zeros((), dtype=edited.dtype, device=edited.device)
     return torch.where(shield, nothing, edited), torch.where(shield, edited, nothing)
+
+
+def edit_states(
+    call: Call, edits: Sequence[StateEdit], layer: int, states: Tensor, first_batch: FirstBatch | None
+) -> Tensor:
+    """What a layer puts out, (..., D), after the edits of it that are active in the call."""
+    edited = states
+    for edit in edits:
+        if call.strengths[edit.index] == 0 or not call.in_scope(edit.method.scope):
+            continue
+        keys = mix(call.row_keys(states) + edit.index) if edit.method.random else None
+        weight = call.row_weight(states) if edit.method.selects and call.from_labels else None
+        context = Context(
+            layer=layer,
+            step=call.step,
+            strength=call.strengths[edit.index],
+            keys=keys,
+            counted=None if weight is None else weight != 0,
+            layers=edit.layers,
+        )
+        edited = edit.method.edit(edited, context)
+    if call.training and call.open and call.measure and call.judge and first_batch is not None:
+        _judge_states(first_batch, states, edited)
+    return edited
+
+
+@torch.compiler.disable
+def _judge_states(first_batch: FirstBatch, states: Tensor, edited: Tensor) -> None:
+    first_batch.add_states(states, edited)
 
 
 def _edit(call: Call, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None, int | None]:

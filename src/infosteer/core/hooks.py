@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from infosteer.core.marks import split_marks
 from infosteer.core.plans import SitePlan
-from infosteer.errors import AttachError
+from infosteer.errors import ArchitectureError, AttachError
 from infosteer.models import Site, decoder_blocks, main_stream, memory_vectors, states_of
 
 if TYPE_CHECKING:
@@ -65,14 +65,21 @@ class HiddenHook:
 
 
 class BlockHook:
-    """Post-hook of a decoder layer: shows its output to the probes that read layers."""
+    """Post-hook of a decoder layer: lets interventions edit its output, and shows it to the probes that read layers."""
 
     def __init__(self, session: Session | None, layer: int) -> None:
         self.session, self.layer = session, layer
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if self.session is not None and (call := self.session.calls.current) is not None and call.observed:
-            self.session.probes.show_layer(call, self.layer, main_stream(self.session.model, states_of(output)))
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        if self.session is None:
+            return None
+        states = states_of(output)
+        edited = self.session.at_layer(self.layer, states)
+        if (call := self.session.calls.current) is not None and call.observed:
+            self.session.probes.show_layer(call, self.layer, main_stream(self.session.model, edited))
+        if edited is states:
+            return None
+        return (edited, *output[1:]) if isinstance(output, tuple) else edited
 
     def __deepcopy__(self, memo: dict[int, Any]) -> BlockHook:
         return BlockHook(None, self.layer)
@@ -133,9 +140,20 @@ def entry_hooks(session: Session, model: nn.Module, site_names: Sequence[str]) -
 
 
 def block_hooks(session: Session, model: nn.Module) -> list[Any]:
-    """Puts a hook on every decoder layer whose output some probe of the session reads."""
-    layers = session.probes.read_layers
+    """Puts a hook on every decoder layer whose output some method of the session edits or reads.
+
+    Raises:
+        ArchitectureError: an edit of a layer that is used for several.
+    """
+    layers = session.probes.read_layers | session.state_edits.keys()
     blocks = decoder_blocks(model) if layers else []
+    for layer in session.state_edits:
+        if sum(block is blocks[layer][1] for _, block in blocks) > 1:
+            raise ArchitectureError(
+                "a decoder layer that serves several layers cannot have its output edited",
+                where=blocks[layer][0],
+                got=type(blocks[layer][1]).__name__,
+            )
     return [blocks[layer][1].register_forward_hook(BlockHook(session, layer)) for layer in sorted(layers)]
 
 

@@ -95,8 +95,15 @@ class FirstBatch:
         plain = (k0 @ values).norm()
         self.output[site.layer] = float(((k1 - k0) @ values).norm() / plain) if plain > 0 else float("inf")
 
+    @torch.no_grad()
+    def add_states(self, before: Tensor, after: Tensor) -> None:
+        """Edits of what layers put out are meant to be large: whether they changed anything is all that is kept."""
+        self.changed = self.changed or not torch.equal(before, after)
+
     def report(self) -> None:
-        """Logs both shares, with a warning where they are large."""
+        """Logs both shares, with a warning where they are large; nothing where no coefficient was edited."""
+        if not self.mass:
+            return
         mass, output = _span(list(self.mass.values())), _span(list(self.output.values()))
         logger.info("first batch: edits overwrote %s of the |k| mass and moved FFN outputs by %s", mass, output)
         if max([*self.mass.values(), *self.output.values()], default=0.0) > LARGE_CHANGE:

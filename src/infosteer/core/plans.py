@@ -38,6 +38,8 @@ def make_plans(methods: Sequence[Method], sites: Sequence[Site], observers: Mapp
     plans = {site.layer: SitePlan(site=site) for site in sites}
     for index, method in enumerate(methods):
         if isinstance(method, InterventionMethod):
+            if method.edits_states:
+                continue
             for site in method.select(sites):
                 plans[site.layer].edits.append((index, method))
                 if method.shields and base_linear(site.module) is not site.module:
@@ -57,6 +59,30 @@ def make_plans(methods: Sequence[Method], sites: Sequence[Site], observers: Mapp
                 plans[site.layer].observers.append((index, observers[index]))
     busy = [plan for plan in plans.values() if plan.edits or plan.penalties or plan.observers]
     return busy or list(plans.values())
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class StateEdit:
+    """An edit of what layers put out: number of the method, and the layers that it acts on."""
+
+    index: int
+    method: InterventionMethod
+    layers: tuple[int, ...]
+
+
+def state_edits(methods: Sequence[Method], sites: Sequence[Site]) -> dict[int, list[StateEdit]]:
+    """Layer -> edits of its output, in recipe order.
+
+    Raises:
+        ConfigError: layers that the model does not have.
+    """
+    found: dict[int, list[StateEdit]] = {}
+    for index, method in enumerate(methods):
+        if isinstance(method, InterventionMethod) and method.edits_states and not method.off:
+            layers = tuple(site.layer for site in method.select(sites))
+            for layer in layers:
+                found.setdefault(layer, []).append(StateEdit(index=index, method=method, layers=layers))
+    return found
 
 
 def refuse_silent(plans: Sequence[SitePlan], call: Call) -> None:

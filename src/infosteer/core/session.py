@@ -23,7 +23,7 @@ from infosteer.core.calls import Calls
 from infosteer.core.contract import Method
 from infosteer.core.coupling import check_loss, couple, divisor, loss_change_value, new_scales, penalty_value, sums_of
 from infosteer.core.effects import Effects
-from infosteer.core.firing import fire
+from infosteer.core.firing import edit_states, fire
 from infosteer.core.hooks import (
     HiddenHook,
     SiteHook,
@@ -36,13 +36,14 @@ from infosteer.core.hooks import (
 )
 from infosteer.core.ledger import Call
 from infosteer.core.metrics import summarise
-from infosteer.core.plans import SitePlan, edits_training, make_plans, refuse_silent
+from infosteer.core.plans import SitePlan, edits_training, make_plans, refuse_silent, state_edits
 from infosteer.core.registry import describe_method, key_of
 from infosteer.core.steps import watch_steps
 from infosteer.core.surfaces import InterventionMethod, Loop, LossMethod, ProbeMethod
 from infosteer.core.token_losses import loss_change
 from infosteer.core.usage import memory_usage
 from infosteer.core.watching import Probes
+from infosteer.errors import ArchitectureError
 from infosteer.models import Site, final_norm, prove
 
 logger = logging.getLogger(__name__)
@@ -100,6 +101,7 @@ class Session:
         self.losses = {i: m for i, m in enumerate(self.methods) if isinstance(m, LossMethod) and not m.off}
         self.probes = Probes(self.methods, self.sites)
         self.plans = make_plans(self.methods, self.sites, self.probes.observers)
+        self.state_edits = state_edits(self.methods, self.sites)
         if self.plans:
             prove(model, [plan.site for plan in self.plans])
         self._handles: list[Any] = []
@@ -275,6 +277,20 @@ class Session:
         """What a site's projection gets instead of k (..., M), and what is added behind it; see ``firing.fire``."""
         call = self.calls.of(k)
         return (k, None) if call is None else fire(call, plan, k, self.effects.first_batch)
+
+    def at_layer(self, layer: int, states: Tensor) -> Tensor:
+        """What goes on from a layer instead of its output (B, T, D).
+
+        Raises:
+            ArchitectureError: a family whose layers put out several streams.
+        """
+        edits = self.state_edits.get(layer)
+        call = self.calls.of(states) if edits else None
+        if not edits or call is None:
+            return states
+        if states.dim() > 3:
+            raise ArchitectureError("several parallel streams cannot be edited", where=f"layer {layer}")
+        return edit_states(call, edits, layer, states, self.effects.first_batch)
 
     # -- private --------------------------------------------------------------------------------------------------
 

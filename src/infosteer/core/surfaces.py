@@ -2,7 +2,7 @@
 
 | surface | the class's hook | gets | gives |
 |---|---|---|---|
-| interventions | ``edit(k, context)`` | key coefficients (..., M) | edited coefficients, same shape and dtype |
+| interventions | ``edit(k, context)`` | key coefficients (..., M), or states (..., D) | the same, edited |
 | penalties | ``rows(k)``, ``rows_gradient(k)`` | key coefficients (..., M) | values (...) and gradient (..., M) |
 | losses | ``per_token(losses, tokens, context)`` | losses (N,), logits and targets | losses (N,) |
 | params | ``apply(target)`` | the model's parameters, sites and their use | a handle that acts around optimizer steps |
@@ -33,8 +33,9 @@ Row = dict[str, Any]
 
 @dataclasses.dataclass(kw_only=True)
 class InterventionMethod(SiteMethod):
-    """Surface ``interventions``: edits key coefficients in the forward pass."""
+    """Surface ``interventions``: edits key coefficients, or what layers put out, in the forward pass."""
 
+    edits_states: ClassVar[bool] = False  # whether ``edit`` gets a layer's output (..., D) instead of coefficients
     scope: str = setting(
         "train",
         "train: training forwards only; policy: also no-grad forwards of the trained policy; evaluation: forwards in "

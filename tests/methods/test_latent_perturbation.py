@@ -1,0 +1,149 @@
+"""LAPT: only the answer's positions of one layer, against hooks of our own; a step's layer; strength; shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from steered import VOCABULARY, llama
+
+import infosteer
+from infosteer.core.contract import Context
+from infosteer.core.registry import build_method
+from infosteer.errors import ConfigError, NoEffectError
+from infosteer.methods.interventions.latent_perturbation import LatentPerturbation, perturb_states
+from infosteer.methods.interventions.latent_perturbation.method import largest_safe_share
+from infosteer.ops.counter import mix
+
+
+def batch() -> dict[str, torch.Tensor]:
+    ids = torch.randint(1, VOCABULARY, (3, 9), generator=torch.Generator().manual_seed(2))
+    labels = ids.clone()
+    labels[:, :5] = -100
+    return {"input_ids": ids, "labels": labels}
+
+
+def outputs(model: Any, methods: list[Any], **inputs: torch.Tensor) -> list[torch.Tensor]:
+    """What every layer puts out, (B, T, D), as the layer behind it gets it."""
+    found: list[torch.Tensor] = []
+    with infosteer.steer(model, methods):
+        hooks = [
+            layer.register_forward_hook(lambda _, __, output: found.append(output.detach()))
+            for layer in model.model.layers
+        ]
+        model(**inputs, use_cache=False)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def test_the_noise_has_the_statistics_of_the_state() -> None:
+    h = 2 * torch.randn(6, 64) + 1
+    v = perturb_states(h, mix(torch.arange(6))) - h
+    torch.testing.assert_close(v.mean(-1), h.mean(-1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(v.std(-1), h.std(-1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        perturb_states(h, mix(torch.arange(6)), 2.0, 0.5), h + v, atol=1e-5, rtol=1e-5
+    )  # scale times strength
+    leaf = h.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(perturb_states(leaf, mix(torch.arange(6))).sum(), leaf)
+    assert torch.equal(gradient, torch.ones_like(h)), "the noise is a constant"
+
+
+def test_only_the_positions_that_predict_the_answer_are_perturbed() -> None:
+    model, rows = llama(), batch()
+    plain = outputs(model, [], **rows)
+    noisy = outputs(model, [LatentPerturbation(layers=[1])], **rows)
+    assert torch.equal(noisy[0], plain[0])
+    changed = (noisy[1] != plain[1]).any(-1)
+    wanted = torch.zeros(9, dtype=torch.bool)
+    wanted[4:8] = True  # the labels of places 5 to 8 are predicted at 4 to 7
+    assert torch.equal(changed, wanted.expand(3, 9))
+    everywhere = outputs(model, [LatentPerturbation(layers=[1], positions="all")], **rows)
+    assert (everywhere[1] != plain[1]).any(-1).all()
+    without = outputs(model, [LatentPerturbation(layers=[1])], input_ids=rows["input_ids"])
+    assert (without[1] != plain[1]).any(-1).all(), "without labels every row counts"
+
+
+def test_one_layer_a_step_and_every_layer_has_its_turn() -> None:
+    method, k, keys = LatentPerturbation(), torch.randn(4, 8), mix(torch.arange(4))
+    turns = set()
+    for step in range(40):
+        acting = [
+            layer
+            for layer in (1, 3, 4)
+            if method.edit(k, Context(layer=layer, step=step, strength=1.0, keys=keys, layers=(1, 3, 4))) is not k
+        ]
+        assert len(acting) == 1
+        turns.add(acting[0])
+    assert turns == {1, 3, 4}
+    both = LatentPerturbation(at_once="all")
+    first, second = (
+        both.edit(k, Context(layer=layer, step=0, strength=1.0, keys=keys, layers=(0, 1))) for layer in (0, 1)
+    )
+    assert not torch.equal(first, second), "each layer has noise of its own"
+
+
+def test_new_noise_in_every_step_the_same_in_a_repeat_and_none_in_evaluation() -> None:
+    def losses() -> list[float]:
+        model = llama()
+        optimizer, found = torch.optim.SGD(model.parameters(), lr=0.0), []
+        with infosteer.steer(model, [LatentPerturbation(layers=[1])]) as session:
+            for _ in range(2):
+                loss = model(**batch(), use_cache=False).loss
+                session.loss(loss).backward()
+                optimizer.step()
+                found.append(float(loss.detach()))
+            model.eval()
+            found.append(float(model(**batch(), use_cache=False).loss.detach()))
+        return found
+
+    found = losses()
+    assert found == losses()
+    plain = float(llama().eval()(**batch(), use_cache=False).loss.detach())
+    assert found[0] != found[1]
+    assert found[2] == plain
+    assert plain not in found[:2]
+
+
+def test_hooks_go_and_leave_the_logits_bit_for_bit() -> None:
+    model, rows = llama(), batch()
+    before = model(**rows, use_cache=False).logits
+    with infosteer.steer(model, [LatentPerturbation(scope="always")]):
+        model.eval()
+        assert not torch.equal(model(**rows, use_cache=False).logits, before)
+    model.train()
+    assert torch.equal(model(**rows, use_cache=False).logits, before)
+
+
+def test_it_goes_with_an_edit_a_penalty_and_a_probe_of_layers() -> None:
+    model = llama()
+    methods = [
+        {"method": "key_lift"}, {"method": "key_entropy"}, LatentPerturbation(layers=[0]),
+        {"method": "geometry", "states": "layers", "every": 1},
+    ]  # fmt: skip
+    with infosteer.steer(model, methods) as session:
+        session.loss(model(**batch(), use_cache=False).loss).backward()
+        assert session.metrics()["infosteer/geometry/rankme/layer_0"] > 1
+
+
+def test_noise_without_size_is_off_and_a_step_without_forward_is_an_error() -> None:
+    assert LatentPerturbation(scale=0.0).off
+    model = llama()
+    with infosteer.steer(model, [LatentPerturbation()]), pytest.raises(NoEffectError):
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
+def test_shares_of_the_way_back() -> None:
+    scores = {0.1: 0.50, 0.3: 0.46, 0.5: 0.44, 0.4: 0.452}
+    assert largest_safe_share(scores, 0.5) == 0.4
+    assert largest_safe_share({0.5: 0.1}, 0.5) == 0.0
+    with pytest.raises(ConfigError):
+        largest_safe_share({1.5: 0.5}, 0.5)
+
+
+@pytest.mark.parametrize("settings", [{"scale": -1}, {"positions": "prompt"}, {"at_once": "two"}, {"layers": [9]}])
+def test_bad_settings(settings: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError):
+        infosteer.steer(llama(), [build_method({"method": "interventions/latent_perturbation", **settings})])
