@@ -29,6 +29,20 @@ def sanity() -> ModuleType:
     return load("sanity")
 
 
+def test_a_slice_of_grafting_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load("sanity"), "EVIDENCE", tmp_path)
+    script = load("sanity_grafting")
+    short = {"DENSITIES": (0.01,), "TUNERS": {"SGD": (1.0, 2), "AdamW": (2e-3, 2)}, "ROWS": 64, "BATCH": 8, "TEST": 16}
+    for key, value in short.items():
+        monkeypatch.setattr(script, key, value)
+    monkeypatch.setattr(sys, "argv", ["grafting", "--seeds", "1", "--steps", "2"])
+    script.main()
+    found = json.loads((tmp_path / "grafting" / "results.json").read_text())["conditions"]
+    assert len(found) == 8
+    arms = {row["arm"] for row in found["tuned by SGD; masks that begin with 1 % of the layers' weights"]["summary"]}
+    assert arms == {"tuned", "base", "learned", "all but the learned", "movement", "random", "magnitude"}
+
+
 def test_cards_say_what_the_results_say(sanity: ModuleType) -> None:
     for card in sanity.CARDS:
         text = card.read_text(encoding="utf-8")
@@ -60,6 +74,8 @@ def test_tables_hold_means_intervals_and_differences(
 @pytest.mark.parametrize(
     ("name", "arms", "changes", "arguments"),
     [
+        ("galore", ("AdamW", "GaLore d/16"), {"GALORE_RATES": (5e-3,), "RATES": (2e-3,)}, ["--steps", "2"]),
+        ("recadam", ("plain", "recadam"), {"SETTINGS": {"max_steps": 1}, "PEOPLE": 2}, ["--held-out", "4"]),
         ("instruction_modelling", ("plain", "weight_0.1"), {"CONDITIONS": {"long": (8, 2)}}, ["--held-out", "4"]),
         ("ditto", ("plain", "lambda 0.5"), {"TUNING": {"max_steps": 2}}, ["--steps", "2"]),
         ("phf", ("plain", "conditional"), {}, ["--steps", "10"]),

@@ -14,6 +14,7 @@ from small_trainer import Stop, trainer
 from torch import Tensor, nn
 
 import infosteer
+from infosteer.core.calibration import take_batches
 from infosteer.core.registry import method_info
 from infosteer.errors import AttachError, ConfigError, NoEffectError
 from infosteer.methods.params.grafting import Grafting, Search, graft, learn_mask
@@ -30,6 +31,7 @@ from infosteer.methods.params.grafting.masks import (
     union,
     without,
 )
+from infosteer.training.compat import task_batches
 
 TASK = [{"input_ids": rows, "labels": rows} for rows in IDS.chunk(3)]
 
@@ -288,3 +290,17 @@ def test_the_cards_snippet_runs(capsys: pytest.CaptureFixture[str]) -> None:
     exec(snippet, {"model": model, "optimizer": torch.optim.SGD(model.parameters(), lr=1.0), "batches": TASK})
     printed = capsys.readouterr().out
     assert "'movement': {'learned':" in printed
+
+
+def test_batches_of_a_trainer_are_spread_over_its_rows(tmp_path: Path) -> None:
+    made = trainer(tmp_path)
+    rows = [row["input_ids"] for row in made.train_dataset]
+    found = task_batches(made, 2)  # of 12 rows in batches of 4
+    assert [batch["input_ids"].tolist() for batch in found] == [
+        [rows[i * 12 // 8] for i in part] for part in (range(4), range(4, 8))
+    ]
+    assert all(torch.equal(batch["labels"], batch["input_ids"]) for batch in found)
+    assert sum(len(batch["input_ids"]) for batch in task_batches(made, 99)) == 12
+    made.train_dataset = made.train_dataset.to_iterable_dataset()  # a stream: its first rows
+    assert [batch["input_ids"].tolist() for batch in task_batches(made, 2)] == [rows[:4], rows[4:8]]
+    assert [len(batch) for batch in take_batches(iter([{"input_ids": 1, "labels": 2, "extra": 3}] * 5), 2)] == [2, 2]
