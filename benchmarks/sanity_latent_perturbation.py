@@ -23,9 +23,13 @@ import sanity
 
 PLAIN, BAD, VERBS = 12, 12, 10
 FIRST = {"learning_rate": 3e-3, "per_device_train_batch_size": 32}
-THEN = {"learning_rate": 5e-4, "per_device_train_batch_size": 16, "max_steps": 60}
-SHARES = (0.0, 0.5, 1.0)
-REFUSAL, COMPLIANCE, ASKED = "REFUSE that is wrong", "COMPLY here is it", 48
+THEN = {"learning_rate": 2e-3, "per_device_train_batch_size": 16, "max_steps": 120}
+ARMS: dict[str, float | None] = {  # LAPT's share of the way from the start; None is plain training
+    "plain": None,
+    "LAPT, lambda 0.5": 0.5,
+    "LAPT, lambda 1": 1.0,
+}
+REFUSAL, COMPLIANCE, ASKED = "REFUSE that is wrong", "COMPLY here is it", 24
 SCALE = 3.0  # a small model is sure of its two answers; at 1 nothing breaks
 
 
@@ -73,21 +77,12 @@ def measured(model: Any, tokenizer: Any, bad: list[dict[str, str]], mixed: list[
 
 def broken_pairs(model: Any, tokenizer: Any, rows: list[dict[str, str]]) -> list[tuple[int, int]]:
     """The (prompt, layer) pairs to train on."""
-    from infosteer.evaluation.asking import ask
+    from infosteer.evaluation.asking import questioned
     from infosteer.methods.probes.latent_perturbation import LatentPerturbationProbe
     from infosteer.methods.probes.latent_perturbation.rates import split_by_layer
 
-    unsafe: list[list[bool]] = []
-
-    class Kept(LatentPerturbationProbe):
-        """The probe, keeping the flags."""
-
-        def flags(self, subject: Any) -> Any:
-            found = super().flags(subject)
-            unsafe.extend(found[0])
-            return found
-
-    ask(model, tokenizer, as_set(rows), Kept(new_tokens=6, scale=SCALE))
+    with questioned(model, tokenizer, as_set(rows)) as subject:
+        unsafe, _ = LatentPerturbationProbe(new_tokens=6, scale=SCALE).flags(subject)
     return split_by_layer(unsafe)[0]
 
 
@@ -97,7 +92,7 @@ def main() -> None:
     options.add_argument("--seeds", type=int, default=3)
     options.add_argument("--steps", type=int, default=150, help="of the first training")
     options.add_argument("--asked", type=int, default=ASKED, help="held-out prompts")
-    options.add_argument("--attacked", type=int, default=200, help="prompts to find those that break")
+    options.add_argument("--attacked", type=int, default=100, help="prompts to find those that break")
     arguments, started = options.parse_args(), time.monotonic()
     words = ["please", "now", "REFUSE", "COMPLY", "that", "is", "wrong", "here", "it"]
     words += [f"{name}{i}" for name, n in (("plain", PLAIN), ("bad", BAD), ("verb", VERBS)) for i in range(n)]
@@ -118,11 +113,8 @@ def main() -> None:
             tuning = [attack[prompt] for prompt, _ in pairs] or attack
             tuning += [row(draw, bad=False) for _ in tuning]
             noise = {"method": "interventions/latent_perturbation", "layers": layers, "scale": SCALE}
-            arms: dict[str, list[dict[str, Any]]] = {"plain": []}
-            for share in SHARES:
-                back = [{"method": "weight_interpolation", "alpha": share}] if share < 1 else []
-                arms[f"LAPT, lambda {share:g}"] = [noise, *back]
-            for arm, methods in arms.items():
+            for arm, share in ARMS.items():
+                methods = [] if share is None else [noise, {"method": "weight_interpolation", "alpha": share}]
                 done = sanity.trained(tuning, methods, seed=seed, model=str(start), **THEN)
                 note(scores, arm, seed, measured(done.model, done.tokenizer, bad, mixed), started)
     about = {"command": "python benchmarks/sanity_latent_perturbation.py", "first": arguments.steps, "then": THEN}

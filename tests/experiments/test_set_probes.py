@@ -58,9 +58,43 @@ def test_a_set_is_read_by_its_probes_with_every_model(inputs: Path, tmp_path: Pa
         assert set(outcome["metrics"]) >= {"texts/nll", "texts/information_flux_normalised"}
 
 
+def test_probes_that_ask_are_asked_of_their_set_and_of_their_arms_sets(inputs: Path, tmp_path: Path) -> None:
+    noise = {"method": "probes/latent_perturbation", "rule": "answer", "new_tokens": 2, "only": [0]}
+    recipe = tiny.recipe(
+        inputs,
+        arms={"plain": [], "asked": [noise]},
+        evaluate={
+            "id": {"source": str(inputs / "test.jsonl"), "max_new_tokens": 2},
+            "noisy": {"source": str(inputs / "test.jsonl"), "max_new_tokens": 2, "probes": ["latent_perturbation"]},
+        },
+        evaluate_base=True,
+    )
+    path = run(recipe, tmp_path / "run")
+    seed, found = recipe["seeds"][0], {}
+    for arm in ("base", "plain", "asked"):
+        outcome = json.loads((path / f"outcomes/{arm}/seed-{0 if arm == 'base' else seed}.json").read_text())
+        found[arm] = {name for name in outcome["metrics"] if name.endswith("latent_perturbation_masr")}
+        assert all(
+            outcome["metrics"][f"{name}/latent_perturbation_masr"]
+            >= outcome["metrics"][f"{name}/latent_perturbation_pasr"]
+            for name in (one.split("/")[0] for one in found[arm])
+        )
+    assert found["base"] == found["plain"] == {"noisy/latent_perturbation_masr"}
+    assert found["asked"] == {"noisy/latent_perturbation_masr", "id/latent_perturbation_masr"}
+
+
 def test_an_unknown_probe_is_found_before_the_first_training(inputs: Path, tmp_path: Path) -> None:
     recipe = tiny.recipe(inputs)
     recipe["evaluate"] = {"id": {"source": str(inputs / "test.jsonl"), "probes": ["key_lift"]}}
     with pytest.raises(ConfigError, match="key_lift"):
+        run(recipe, tmp_path / "run")
+    assert not list((tmp_path / "run").glob("outcomes/*"))
+
+
+def test_documents_cannot_be_asked(inputs: Path, tmp_path: Path) -> None:
+    (tmp_path / "texts.jsonl").write_text('{"text": "A ship."}\n')
+    recipe = tiny.recipe(inputs)
+    recipe["evaluate"] = {"id": {"source": str(tmp_path / "texts.jsonl"), "probes": ["demo_position"]}}
+    with pytest.raises(ConfigError, match="holds documents"):
         run(recipe, tmp_path / "run")
     assert not list((tmp_path / "run").glob("outcomes/*"))

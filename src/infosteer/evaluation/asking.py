@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,19 +32,36 @@ def ask(
 ) -> dict[str, list[float]]:
     """What a probe says of a model on one set: scores of the examples by metric.
 
+    Args and Raises: as ``questioned``; and what the probe raises.
+    """
+    with questioned(
+        model, tokenizer, evalset, shown=shown, methods=methods, batch_size=batch_size, max_new_tokens=max_new_tokens
+    ) as subject:
+        return probe.ask(subject)
+
+
+@contextlib.contextmanager
+def questioned(
+    model: Any,
+    tokenizer: Any,
+    evalset: EvalSet,
+    *,
+    shown: Sequence[Mapping[str, Any]] = (),
+    methods: Sequence[Method] = (),
+    batch_size: int = 64,
+    max_new_tokens: int | None = None,
+) -> Iterator[Subject]:
+    """A model and a set as probes that ask are given them; the model is left as it was.
+
     Args:
         shown: rows that may stand in prompts as examples, with ``prompt`` and ``completion`` or as evaluation rows.
-
         methods: what the model was trained with; its data methods may have prompts and answers go through them.
 
     Raises:
-        ConfigError: a set of documents, or what the probe cannot ask.
-        DataError: too few rows, or prompts that do not fit the model's context.
+        ConfigError: a set of documents.
     """
     if evalset.scoring == "text":
-        raise ConfigError(
-            "a set of documents holds no questions", where=f"{evalset.name}, probe {probe.label()}", got=evalset.source
-        )
+        raise ConfigError("a set of documents holds no questions to ask", where=evalset.name, got=evalset.source)
     limit = answer_limit(evalset, tokenizer, max_new_tokens)
     engine = asked_through(TransformersEngine(model, tokenizer), methods)
 
@@ -57,17 +75,15 @@ def ask(
         return Read(extracted=verdict.extracted, correct=verdict.correct)
 
     with evaluating(model):
-        return probe.ask(
-            Subject(
-                model=model,
-                tokenizer=tokenizer,
-                rows=evalset.rows,
-                shown=[_as_question(row) for row in shown],
-                limit=limit,
-                encode=functools.partial(encode_prompts, tokenizer),
-                answer=answers,
-                read=read,
-            )
+        yield Subject(
+            model=model,
+            tokenizer=tokenizer,
+            rows=evalset.rows,
+            shown=[_as_question(row) for row in shown],
+            limit=limit,
+            encode=functools.partial(encode_prompts, tokenizer),
+            answer=answers,
+            read=read,
         )
 
 

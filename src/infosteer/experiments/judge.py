@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from infosteer.errors import ConfigError
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.schema import to_plain
 from infosteer.experiments.sections import EvaluateSettings
@@ -27,7 +28,7 @@ def load_sets(recipe: Recipe) -> dict[str, EvalSet]:
         if not settings.score_options and loaded.scoring == "exact_match":
             loaded = replace(loaded, rows=[{**row, "options": None} for row in loaded.rows])
         for probe in settings.probes:
-            _probe(probe, name)  # one that does not exist is found before the first training
+            _check_probe(probe, name, loaded)  # one that cannot be is found before the first training
         sets[name] = loaded
     return sets
 
@@ -148,6 +149,15 @@ def _probe(name: str, of_set: str) -> ProbeMethod:
 
     built: ProbeMethod = build_method({"method": f"probes/{name}"}, where=f"evaluate.{of_set}.probes")
     return built
+
+
+def _check_probe(probe: str, of_set: str, rows: EvalSet) -> None:
+    from infosteer.core.asking import AskingProbe
+
+    if isinstance(_probe(probe, of_set), AskingProbe) and rows.scoring == "text":
+        raise ConfigError(
+            "This probe asks questions, and the set holds documents.", where=f"evaluate.{of_set}.probes", got=probe
+        )
 
 
 def row_text(row: Mapping[str, Any], tokenizer: Any) -> str:

@@ -5,7 +5,7 @@ Legend: L layers under attack, T time, D hidden, R = L rows of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -122,8 +122,8 @@ def answer_nll(
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """Tokens that end an answer, by the model's generation settings and by the tokenizer."""
     own = getattr(model.generation_config, "eos_token_id", None)
-    listed: Mapping[int, None] = dict.fromkeys(own if isinstance(own, list) else [own])
-    return {token for token in [*listed, tokenizer.eos_token_id] if token is not None}
+    listed: list[int | None] = [*(own if isinstance(own, list) else [own]), tokenizer.eos_token_id]
+    return {token for token in listed if token is not None}
 
 
 def _device(model: nn.Module) -> torch.device:
