@@ -147,3 +147,20 @@ def test_shares_of_the_way_back() -> None:
 def test_bad_settings(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         infosteer.steer(llama(), [build_method({"method": "interventions/latent_perturbation", **settings})])
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_none_of_the_way_is_the_start_and_all_of_it_the_tuned_model(share: float) -> None:
+    def tuned(methods: list[Any]) -> dict[str, torch.Tensor]:
+        model = llama()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        with infosteer.steer(model, methods) as session:
+            session.loss(model(**batch(), use_cache=False).loss).backward()
+            optimizer.step()
+            session.finish()
+        return dict(model.state_dict())
+
+    lapt: list[Any] = [LatentPerturbation()]
+    found = tuned([*lapt, {"method": "weight_interpolation", "alpha": share}])
+    wanted = dict(llama().state_dict()) if share == 0 else tuned(lapt)
+    assert all(torch.equal(value, wanted[name]) for name, value in found.items())
