@@ -460,6 +460,24 @@ def test_bad_settings(world: Path, tmp_path: Path, changes: dict[str, Any], word
     assert not (tmp_path / "out").exists(), "nothing was begun"
 
 
+@pytest.mark.parametrize("shots", [0, 1])
+def test_tasks_of_lm_eval_are_asked_with_their_own_shots_or_those_asked_for(
+    world: Path, tmp_path: Path, shots: int
+) -> None:
+    pytest.importorskip("lm_eval")
+    from infosteer.evaluation.harness import run_harness
+
+    from .harness_tasks import TASKS, write_task
+
+    task = write_task(tmp_path, "tiny_shots", *TASKS["tiny_shots"])
+    found = run_suite(asked(world, tasks=(f"lm_eval:{task}",), shots=shots), tmp_path / "eval")
+    model, tokenizer = load_model(str(world / "model")), load_tokenizer(str(world / "model"))
+    expected = run_harness(model, tokenizer, [str(task)], batch_size=2, num_fewshot=shots or None)["lm_eval:tiny_shots"]
+    (outcome,) = (read_json(file) for file in found.glob("outcomes/*/seed-0.json"))
+    assert outcome["examples"]["lm_eval:tiny_shots"]["acc"] == expected.per_example["acc"]
+    assert outcome["sets"]["lm_eval:tiny_shots"]["settings"]["num_fewshot"] == (shots or 2), "two are the task's own"
+
+
 def test_bad_rows_are_named_with_file_and_line(world: Path, tmp_path: Path) -> None:
     data = shutil.copytree(world / "data", tmp_path / "data")
     with (data / "boolq" / "test.jsonl").open("a") as file:

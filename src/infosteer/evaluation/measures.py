@@ -8,6 +8,9 @@ from collections.abc import Iterable
 SHARES = ("exact_match", "strict_match", "utilisation", "option_accuracy", "option_accuracy_norm")
 ORDER = (*SHARES, "answer_nll", "nll", "bits_per_byte")
 _BOUNDED = frozenset([*SHARES, "calibration_error", "verified", "process"])
+_HARNESS = frozenset(
+    ["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"]
+)  # lm-eval's, maybe with a filter
 _LABELS = {
     "exact_match": "right answers",
     "strict_match": "right answers, strictly read",
@@ -36,12 +39,12 @@ def ordered(measures: Iterable[str]) -> list[str]:
 
 def is_share(measure: str) -> bool:
     """Whether a measure is a share of examples, which is shown in percent."""
-    return measure in SHARES
+    return measure in SHARES or measure.partition(":")[0] in _HARNESS
 
 
 def is_bounded(measure: str) -> bool:
     """Whether a measure lies between 0 and 1."""
-    return measure in _BOUNDED or measure.startswith("pass@")
+    return measure in _BOUNDED or is_share(measure) or measure.startswith("pass@")
 
 
 def label(measure: str) -> str:

@@ -233,7 +233,7 @@ class Suite:
         results: dict[str, SetResult] = {}
         for name in self.wanted.lm_eval:
             began = time.monotonic()
-            asked = [name, self.settings.limit, self.settings.batch_size, self.settings.seed]
+            asked = [name, self.settings.limit, self.settings.batch_size, self.settings.seed, self.settings.shots]
             key = key_of(identity_of(found), version("lm_eval"), found.engine.describe(), *asked)
             if key not in store:
                 fresh = self._harness(found, name)
@@ -256,6 +256,7 @@ class Suite:
             limit=self.settings.limit,
             batch_size=self.settings.batch_size,
             seed=self.settings.seed,
+            num_fewshot=self.settings.shots or None,  # none asked for: as many as the task itself says
             progress=self.reporter.progress,
         )
 
