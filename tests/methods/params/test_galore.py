@@ -326,6 +326,19 @@ def test_micro_batches_are_projected_once_together() -> None:
         torch.testing.assert_close(value, whole[name], rtol=1e-6, atol=1e-8)
 
 
+def test_an_optimizer_goes_on_when_the_session_has_ended() -> None:
+    model = llama()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    with steer(model, [GaLore(rank=3)]):
+        model(input_ids=IDS, labels=IDS).loss.backward()
+        optimizer.step()
+        assert optimizer.state[model.model.layers[0].mlp.up_proj.weight]
+    assert model.model.layers[0].mlp.up_proj.weight not in optimizer.state
+    assert optimizer.state[model.lm_head.weight]["step"] == 1
+    optimizer.step()
+    assert optimizer.state[model.model.layers[0].mlp.up_proj.weight]["exp_avg"].shape == (24, 16)
+
+
 @pytest.mark.parametrize("first", [True, False])
 def test_it_composes_with_methods_around_the_step(first: bool) -> None:
     """In either order: what another method holds back is held back of the lifted update."""

@@ -187,6 +187,10 @@ class LowRank(Handle):
         self._leave()
         if self._early is not None:
             self._early.remove()
+        held = self._optimizer.state if self._optimizer is not None else {}
+        for parameter in self.matrices:
+            if _STEP in held.get(parameter, {}):  # whole gradients would not fit these moments
+                del held[parameter]
         self.ranks, self.matrices, self._trained, self._early, self._optimizer = {}, [], [], None, None
 
     def touched(self) -> bool:
