@@ -259,7 +259,7 @@ class Session:
     def close_call(self, call: Call, output: Any) -> None:
         """Ends a call; a training call in which a site stayed silent is an error. ``output`` is None if it failed."""
         if output is not None and call.hidden is not None and call.observed:
-            self.probes.show_hidden(call)
+            self.probes.show_hidden(call, self.model)
         if not (call.training and self.losses):
             call.hidden = None  # nobody will ask for it, and its graph is large
         if output is None or not call.training:

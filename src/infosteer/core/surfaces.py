@@ -7,7 +7,7 @@
 | losses | ``per_token(losses, tokens, context)`` | losses (N,), logits and targets | losses (N,) |
 | params | ``apply(target)`` | the model's parameters, sites and their use | a handle that acts around optimizer steps |
 | data | ``transform(rows, context)`` | the training rows | the rows to train on instead |
-| probes | ``observer(sites)`` | key coefficients, final hidden states | an observer that sums up metrics |
+| probes | ``observer(sites)`` | key coefficients, final hidden states, predictions | an observer that sums up metrics |
 
 Shape letters: N rows of a call, M memories, D hidden, V vocabulary.
 """
@@ -274,16 +274,28 @@ class DataContext:
 class DataMethod(Method):
     """Surface ``data``: examples to examples; the rows that a training sees.
 
-    What is known of a row beyond its text is the mapping in its column ``about``, if it has one.
+    What is known of a row beyond its text is the mapping in its column ``about``, if it has one. A method that puts
+    several answers into one sequence gives rows of ``segments`` (:mod:`infosteer.training.segments`).
     """
 
     asks: ClassVar[bool] = False  # whether ``ask`` and ``answer`` do anything
+    reads_segments: ClassVar[bool] = False  # whether it also takes rows of segments, and may stand behind such a method
     ordered: ClassVar[bool] = False  # whether its rows are to be trained on in their order, not shuffled
 
     @property
     def new_tokens(self) -> tuple[str, ...]:
         """Special tokens that its rows hold and the tokenizer is to have."""
         return ()
+
+    @property
+    def end_tokens(self) -> tuple[str, ...]:
+        """Tokens that end an answer, beside the tokenizer's own, of a model trained on its rows."""
+        return ()
+
+    @property
+    def token_source(self) -> str | None:
+        """A model with the same tokens, whose embeddings of ``new_tokens`` the training begins from."""
+        return None
 
     @abc.abstractmethod
     def transform(self, rows: Sequence[Row], context: DataContext) -> list[Row]:
@@ -317,6 +329,11 @@ class Observer(abc.ABC):
     def see_hidden(self, hidden: Tensor, weight: Tensor | None) -> None:  # noqa: B027 - few probes need it
         """Hidden states (N, D) after the final norm; only called where ``ProbeMethod.reads_hidden``."""
 
+    def see_predictions(self, losses: Tensor, right: Tensor, weight: Tensor | None) -> None:  # noqa: B027 - as above
+        """What every row (N) says of the token that follows it: its negative log-likelihood (fp32, nats) and whether
+        it is the likeliest; NaN and false where none follows or the row does not count (weight 0). Only called where
+        ``ProbeMethod.reads_predictions``."""
+
     def see_layer(self, layer: int, states: Tensor, weight: Tensor | None) -> None:  # noqa: B027 - as above
         """Hidden states (N, D) as the decoder layer puts them out; only called where ``ProbeMethod.reads_layers``."""
 
@@ -337,6 +354,7 @@ class ProbeMethod(SiteMethod):
     """Surface ``probes``: reads only. In training its metrics are logged as ``infosteer/<name>/<metric>``."""
 
     reads_hidden: ClassVar[bool] = False
+    reads_predictions: ClassVar[bool] = False  # whether it is shown how well tokens are predicted: the head once more
     calibrates: ClassVar[bool] = False  # whether its observers are shown the calibration text when steering begins
     every: int = setting(10, "optimizer steps between two observed steps", low=1)
     scope: str = setting("train", "which forwards are observed, as for interventions", choices=SCOPES)

@@ -146,6 +146,24 @@ def next_marks(call: Call, method: LossMethod) -> Tensor | None:
 
 
 @torch.no_grad()
+def predictions(model: nn.Module, call: Call, hidden: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Of rows hidden (N, D): negative log-likelihood (N,) fp32 of the token that follows, and is it the likeliest.
+
+    NaN and false where none follows, or where weight (N,) is 0.
+    """
+    targets, known = (values.to(hidden.device) for values in next_tokens(call))
+    known = known if weight is None else known & (weight != 0)
+    losses, right = torch.full(targets.shape, torch.nan, device=hidden.device), torch.zeros_like(known)
+    places = known.nonzero().squeeze(-1)
+    for start in range(0, len(places), CHUNK_ROWS):
+        rows = places[start : start + CHUNK_ROWS]
+        logits = head_logits(model, hidden[rows]).float()
+        losses[rows] = F.cross_entropy(logits, targets[rows], reduction="none")
+        right[rows] = logits.argmax(-1) == targets[rows]
+    return losses, right
+
+
+@torch.no_grad()
 def _likelihoods(model: nn.Module, hidden: Tensor, targets: Tensor, known: Tensor) -> Tensor:
     """Log-likelihood of each row's target, (N,) fp32; NaN where none follows."""
     found = torch.full(targets.shape, torch.nan, device=hidden.device)

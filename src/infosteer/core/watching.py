@@ -14,6 +14,7 @@ from infosteer.core.ledger import Call
 from infosteer.core.metrics import PREFIX
 from infosteer.core.registry import key_of
 from infosteer.core.surfaces import Observer, ProbeMethod
+from infosteer.core.token_losses import predictions
 from infosteer.core.usage import show_text
 from infosteer.models import Site
 
@@ -60,7 +61,7 @@ class Probes:
     @property
     def read_hidden(self) -> bool:
         """Whether any probe wants the final hidden states."""
-        return any(probe.reads_hidden for probe in self.methods.values())
+        return any(probe.reads_hidden or probe.reads_predictions for probe in self.methods.values())
 
     @property
     def read_layers(self) -> frozenset[int]:
@@ -83,14 +84,17 @@ class Probes:
         return frozenset(found)
 
     @torch.compiler.disable
-    def show_hidden(self, call: Call) -> None:
-        """Shows the final hidden states of a closed call to the probes that want them."""
+    def show_hidden(self, call: Call, model: nn.Module) -> None:
+        """Shows final hidden states of a closed call, or what the head makes of them, to the probes that want them."""
         hidden: Any = call.hidden
         rows = hidden.detach().reshape(-1, hidden.shape[-1])
         with torch.no_grad():
             for index in call.observed:
                 if self.methods[index].reads_hidden:
                     self.observers[index].see_hidden(rows, self._weight(call, index, rows))
+                if self.methods[index].reads_predictions and call.ids is not None and call.lines_up(rows):
+                    weight = self._weight(call, index, rows)
+                    self.observers[index].see_predictions(*predictions(model, call, rows, weight), weight)
 
     @torch.compiler.disable
     def show_layer(self, call: Call, layer: int, states: Tensor) -> None:

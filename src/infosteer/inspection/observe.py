@@ -177,6 +177,10 @@ class _Shown(ProbeMethod):
         return type(self._observer).see_hidden is not Observer.see_hidden
 
     @property
+    def reads_predictions(self) -> bool:  # type: ignore[override]
+        return type(self._observer).see_predictions is not Observer.see_predictions
+
+    @property
     def reads_layers(self) -> bool:  # type: ignore[override]
         return type(self._observer).see_layer is not Observer.see_layer
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from infosteer.errors import ConfigError, DataError
+from infosteer.training.segments import segment_token_row, segment_tokens
 
 if TYPE_CHECKING:
     from infosteer.core.contract import Method
@@ -32,9 +33,14 @@ def encode_row(row: Mapping[str, Any], tokenizer: Any, *, completion_only_loss: 
     """Token ids (T,) and labels (T,) of one row; label -100 carries no loss.
 
     Args:
-        row: ``prompt`` and ``completion`` (both text, or both lists of chat messages), ``messages``, or ``text``. Of
-            messages the last reply is the completion; plain text is all completion.
+        row: ``prompt`` and ``completion`` (both text, or both lists of chat messages), ``messages``, ``text``, or
+            ``segments`` (see :mod:`infosteer.training.segments`). Of messages the last reply is the completion; plain
+            text is all completion.
     """
+    if "segments" in row:
+        ids, learnt = segment_tokens(row, tokenizer)
+        kept = [one or not completion_only_loss for one in learnt]
+        return {"input_ids": ids, "labels": [i if one else IGNORED for i, one in zip(ids, kept, strict=True)]}
     ids, start = _tokens(row, tokenizer)
     start = start if completion_only_loss else 0
     return {"input_ids": ids, "labels": [IGNORED] * start + ids[start:]}
@@ -85,6 +91,8 @@ def row_with_tokens(row: Mapping[str, Any], tokenizer: Any) -> TokenRow:
     """
     from infosteer.training.token_rows import chat_parts, token_row
 
+    if "segments" in row:
+        return segment_token_row(row, tokenizer)
     prompt, completion = _sides(row)
     ids, start = _tokens(row, tokenizer)
     if isinstance(prompt, str):

@@ -21,7 +21,7 @@ from infosteer.errors import ConfigError, InfoSteerError, NonFiniteLossError, Ru
 from infosteer.training.callbacks import LogLine, checkpoint_callback, last_checkpoint, log_callback
 from infosteer.training.encode import Encoded, encode_rows
 from infosteer.training.loading import load_model, load_tokenizer
-from infosteer.training.new_tokens import add_new_tokens, embed_new_tokens, refuse_frozen
+from infosteer.training.new_tokens import add_new_tokens, copy_token_rows, embed_new_tokens, end_at, refuse_frozen
 from infosteer.training.settings import TrainSettings
 
 LAST_GOOD = "last-good"  # folder of the weights before a loss that was not finite
@@ -92,6 +92,13 @@ def train_sft(
     chosen = as_methods(list(methods))
     rows = transform_rows(rows, chosen, seed=seed)
     tokenizer = load_tokenizer(model)
+    if settings.packing and any("segments" in row for row in rows):
+        raise ConfigError(
+            "Packing would put sequences of different tasks behind each other as if they were one.",
+            where="train.packing",
+            got=True,
+            fix="leave it off: rows of several answers are long as they are",
+        )
     new_tokens = add_new_tokens(tokenizer, chosen)
     encoded = encode_rows(
         rows,
@@ -103,8 +110,9 @@ def train_sft(
     with _quiet():
         ordered = any(isinstance(method, DataMethod) and method.ordered and not method.off for method in chosen)
         trainer = _build_trainer(
-            model, tokenizer, encoded, settings, seed, output_dir, new_tokens=new_tokens, ordered=ordered
-        )
+            model, tokenizer, encoded, settings, seed, output_dir,
+            new_tokens=new_tokens, ordered=ordered, methods=chosen,
+        )  # fmt: skip
         if on_log is not None or on_step is not None:
             trainer.add_callback(log_callback(on_log, on_step))
         from infosteer.training.attach import attach
@@ -157,6 +165,7 @@ def _build_trainer(
     output_dir: Path,
     *,
     new_tokens: Sequence[int] = (),
+    methods: Sequence[Any] = (),
     ordered: bool = False,
 ) -> Any:
     import torch
@@ -217,9 +226,11 @@ def _build_trainer(
             log_level="error",
             ddp_timeout=_DDP_TIMEOUT_S,
         )
-        refuse_frozen(new_tokens, settings.peft)
+        refuse_frozen(new_tokens, settings.peft, methods)
         base = load_model(model, dtype=settings.dtype)
         embed_new_tokens(base, tokenizer, new_tokens)
+        copy_token_rows(base, tokenizer, methods)
+        end_at(base, tokenizer, methods)
         trainer = SFTTrainer(
             model=base,
             args=arguments,

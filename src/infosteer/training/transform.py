@@ -21,7 +21,8 @@ def transform_rows(rows: Sequence[Mapping[str, Any]], methods: Methods, *, seed:
         seed: the same seed gives the same rows.
 
     Raises:
-        ConfigError: a data method whose strength is a schedule: rows are made once.
+        ConfigError: a data method whose strength is a schedule (rows are made once), or one that stands behind another
+            whose rows it cannot read.
         DataError: a method left no row.
     """
     found = [dict(row) for row in rows]
@@ -34,6 +35,12 @@ def transform_rows(rows: Sequence[Mapping[str, Any]], methods: Methods, *, seed:
                 where=key_of(type(method)),
                 got=method.strength.to_config(),
                 expected="a number",
+            )
+        if not method.reads_segments and any("segments" in row for row in found):
+            raise ConfigError(
+                "a data method takes rows of prompts, messages or text, and meets rows of segments",
+                where=key_of(type(method)),
+                fix="put it before the method that makes sequences of several answers",
             )
         found = method.transform(found, DataContext(seed=seed, strength=method.strength, read=_read))
         if not found:

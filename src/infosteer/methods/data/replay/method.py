@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from infosteer.core.config import setting
 from infosteer.core.surfaces import DataContext, DataMethod, Row
@@ -25,6 +25,8 @@ class Replay(DataMethod):
         ConfigError: a share of 1 or more of the whole, options that are no mapping, or a source without a name.
         DataError: the source cannot be read.
     """
+
+    reads_segments: ClassVar[bool] = True
 
     source: str = setting("lab:facts/texts", "where the rows come from: a file, a folder, a hub id, or a lab key")
     share: float = setting(0.3, "share of the whole that is replay; below 1", low=0, high=1)
@@ -98,6 +100,8 @@ def _size(row: Row, unit: str) -> int:
     """What a row counts for: 1, its characters, or those of its text, completion or last reply."""
     if unit == "rows":
         return 1
+    if "segments" in row:
+        return sum(len(part["text"]) for part in row["segments"] if part["loss"] or unit != "labels")
     parts = [row[name] for name in ("text", "prompt", "completion", "messages") if name in row]
     if unit == "labels":
         parts = [part if isinstance(part, str) else part[-1:] for part in parts[-1:]]
