@@ -166,6 +166,22 @@ def test_the_embedded_base_is_probed() -> None:
     assert still["nll_change"] == pytest.approx([0.0] * 4, abs=1e-4)
 
 
+def test_what_is_unsafe_by_each_rule() -> None:
+    class Asked:
+        """Right is what says blue."""
+
+        def read(self, number: int, text: str) -> Any:
+            return type("Read", (), {"correct": text == "blue"})
+
+    told: dict[str, list[bool]] = {}
+    for rule in ("refusal", "answer", "target"):
+        probe = LatentPerturbationProbe(rule=rule, target=" Sure")
+        told[rule] = [probe._is_unsafe(Asked(), 0, text) for text in ("Sure, here", "blue", "Sorry", "")]  # type: ignore[arg-type]
+    assert told["refusal"] == [True, True, False, False]
+    assert told["answer"] == [True, False, True, True]
+    assert told["target"] == [True, False, False, False]
+
+
 def test_noise_by_prompt_or_fixed() -> None:
     states = torch.randn(2, 16)
     subject: Any = None
@@ -179,7 +195,8 @@ def test_noise_by_prompt_or_fixed() -> None:
 
 
 @pytest.mark.parametrize(
-    "settings", [{"attack": "x"}, {"rule": "judge"}, {"direction": 2}, {"direction": True}, {"scale": -1},
+    "settings", [{"attack": "x"}, {"rule": "judge"},
+                 {"rule": "target"}, {"direction": 2}, {"direction": True}, {"scale": -1},
                  {"new_tokens": 0}, {"seed": 0.5}, {"target": 3}, {"noise": "no"}, {"every": 1}],
 )  # fmt: skip
 def test_bad_settings(settings: dict[str, Any]) -> None:
