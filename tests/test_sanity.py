@@ -79,6 +79,12 @@ def test_tables_hold_means_intervals_and_differences(
         ("instruction_modelling", ("plain", "weight_0.1"), {"CONDITIONS": {"long": (8, 2)}}, ["--held-out", "4"]),
         ("ditto", ("plain", "lambda 0.5"), {"TUNING": {"max_steps": 2}}, ["--steps", "2"]),
         ("phf", ("plain", "conditional"), {}, ["--steps", "10"]),
+        (
+            "spectrum",
+            ("spectrum", "mode"),
+            {"PRETRAINING": {"max_steps": 1}, "HELD_OUT": 2, "SAMPLES": 2},
+            ["--tasks", "12"],
+        ),
         ("demo_position", ("slot sum",), {"MAPS": 1}, ["--steps", "2"]),
         (
             "latent_perturbation",
