@@ -69,7 +69,7 @@ def main() -> None:
     """Trains both arms from every seed."""
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--seeds", type=int, default=3)
-    options.add_argument("--steps", type=int, default=600)
+    options.add_argument("--steps", type=int, default=800)
     arguments, started = options.parse_args(), time.monotonic()
     words = [INSTRUCTION, "system", "user", "assistant", *(f"w{w}" for w in range(WORDS))]
     words += [f"l{n}" for n in range(LABELS)] + [f"w{w}l{n}" for w in range(WORDS) for n in range(LABELS)]
