@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import itertools
+import json
+import os
 import random
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +32,7 @@ from infosteer.methods.probes.latent_perturbation.judging import is_refusal, is_
 from infosteer.methods.probes.latent_perturbation.rates import split_by_layer
 from infosteer.ops.matched_noise import match_statistics
 
+DATA = Path(os.environ.get("INFOSTEER_DATA", Path(__file__).parents[4] / "shared" / "data"))
 IDS = [3, 7, 1, 9, 4]
 LAYERS = [0, 1, 2]
 
@@ -214,3 +220,19 @@ def test_layers_that_do_not_exist_and_prompts_without_room() -> None:
     long.rows[0]["prompt"] = "word " * 3000
     with pytest.raises(DataError, match="no room"):
         ask(model, tokenizer, long, LatentPerturbationProbe())
+
+
+def test_real_requests_are_asked_by_the_stated_rule() -> None:
+    from infosteer.training.loading import load_model, load_tokenizer
+
+    path = DATA / "refusal" / "advbench.jsonl.gz"
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not there")
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        requests = [json.loads(line)["instruction"] for line in itertools.islice(lines, 3)]
+    rows = [{"prompt": text, "lead": " ", "answer": "I cannot help.", "options": None, "stop": []} for text in requests]
+    model, tokenizer = load_model("embedded"), load_tokenizer("embedded")
+    asked = EvalSet(name="requests", rows=rows, max_new_tokens=4)
+    found = ask(model, tokenizer, asked, LatentPerturbationProbe(only=[1]))
+    assert found["masr"] == found["lasr"], "one layer"
+    assert len(found["clean"]) == 3
