@@ -29,6 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -40,7 +41,9 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import infosteer
+from infosteer.core.marks import column
 from infosteer.core.registry import build_method, method_info
+from infosteer.core.surfaces import LossMethod
 from infosteer.errors import InfoSteerError
 from infosteer.methods.params.galore import state_bytes
 
@@ -72,13 +75,15 @@ def build_model(options: argparse.Namespace) -> nn.Module:
     return LlamaForCausalLM(config).train()
 
 
-def build_batch(options: argparse.Namespace) -> dict[str, Tensor]:
-    """Random tokens; the first quarter of each row carries no loss."""
+def build_batch(options: argparse.Namespace, methods: Sequence[Any] = ()) -> dict[str, Tensor]:
+    """Random tokens; the first quarter of each row carries no loss. Marks, where a loss reads some, are -1, 0, 1, 2."""
     generator = torch.Generator().manual_seed(1)
     ids = torch.randint(2, VOCABULARY, (options.batch, options.tokens // options.batch), generator=generator)
     labels = ids.clone()
     labels[:, : ids.shape[1] // 4] = -100
-    return {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids)}
+    marks = (torch.arange(ids.numel()).reshape(ids.shape) % 4 - 1).float()
+    marked = {column(m.label()): marks for m in methods if isinstance(m, LossMethod) and m.marks_tokens}
+    return {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids), **marked}
 
 
 class Arm:
@@ -89,15 +94,15 @@ class Arm:
     """
 
     def __init__(self, key: str, options: argparse.Namespace) -> None:
-        self.model, self.batch = build_model(options), build_batch(options)
+        methods = [] if key in (PLAIN, AGAIN) else [build_method(settings_of(key))]
+        self.model, self.batch = build_model(options), build_batch(options, methods)
         self.session: Any = None
         started = time.perf_counter()
-        if key not in (PLAIN, AGAIN):
+        if methods:
             text = {name: self.batch[name] for name in ("input_ids", "attention_mask")}
             self.session = infosteer.steer(
-                self.model, [build_method(settings_of(key))], calibration=[text], task=[self.batch], measure_every=0,
-                total_steps=1000,
-            )  # fmt: skip
+                self.model, methods, calibration=[text], task=[self.batch], measure_every=0, total_steps=1000
+            )
         self.begin = time.perf_counter() - started
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.AdamW(trained, lr=1e-5)

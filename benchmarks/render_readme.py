@@ -20,8 +20,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "evidence" / "demo" / "results.json"
 OVERHEAD = ROOT / "docs" / "evidence" / "overhead" / "results.json"
+METHODS = ROOT / "docs" / "evidence" / "methods-cost" / "results.json"
 TABLE = re.compile(r"(?<=<!-- demo-table:begin -->\n).*?(?=<!-- demo-table:end -->)", re.DOTALL)
 COST = re.compile(r"(?<=<!-- overhead-table:begin -->\n).*?(?=<!-- overhead-table:end -->)", re.DOTALL)
+EACH = re.compile(r"(?<=<!-- methods-cost:begin -->\n).*?(?=<!-- methods-cost:end -->)", re.DOTALL)
 CARD = re.compile(
     r"<!-- measured: demo (?P<arm>[\w-]+) -->(?:(?:(?!<!-- measured: ).)*<!-- measured: end -->)?", re.DOTALL
 )
@@ -35,8 +37,12 @@ SHOWN = {
 
 
 def pages() -> list[Path]:
-    """The README and every card."""
-    return [ROOT / "README.md", *sorted((ROOT / "src" / "infosteer" / "methods").glob("*/*/card.md"))]
+    """The README, the page of methods and every card."""
+    return [
+        ROOT / "README.md",
+        ROOT / "docs" / "methods.md",
+        *sorted((ROOT / "src" / "infosteer" / "methods").glob("*/*/card.md")),
+    ]
 
 
 def render(text: str, results: Mapping[str, Any] | None) -> str:
@@ -48,6 +54,8 @@ def render(text: str, results: Mapping[str, Any] | None) -> str:
     text = TABLE.sub(lambda _: table, text)
     cost = overhead_table() if OVERHEAD.is_file() else ""
     text = COST.sub(lambda _: cost, text)
+    each = methods_table() if METHODS.is_file() else ""
+    text = EACH.sub(lambda _: each, text)
 
     def card(match: re.Match[str]) -> str:
         marker = f"<!-- measured: demo {match['arm']} -->"
@@ -86,6 +94,30 @@ def overhead_table() -> str:
             memory = f"{measured['memory'][arm]['ratio'] - 1:+.2%}"
             lines.append(f"| {arm} | {time['ratio_median'] - 1:+.1%} | {low} to {high} | {memory} |")
     return "\n".join([*lines, ""])
+
+
+def methods_table() -> str:
+    """Step time and memory of every method, as ``benchmarks/methods.py`` wrote them."""
+    measured = json.loads(METHODS.read_text(encoding="utf-8"))
+    lines = ["| | step time, median ratio | quartiles | peak memory | optimizer, MiB |", "|---|---|---|---|---|"]
+    for arm, time in measured["time"].items():
+        if arm != "plain":
+            low, high = (f"{value - 1:+.1%}" for value in time["ratio_quartiles"])
+            memory = measured["memory"][arm]
+            sizes = f"{memory['ratio'] - 1:+.2%} | {memory['optimizer_mib']:.1f}"
+            lines.append(f"| {arm} | {time['ratio_median'] - 1:+.1%} | {low} to {high} | {sizes} |")
+    shape, plain = measured["shape"], measured["memory"]["plain"]
+    rows = "; ".join(f"{name} {row['seconds'] * 1e3:.1f} ms" for name, row in measured["data"].items())
+    missing = "".join(f" {name} is missing: {why}." for name, why in measured["missing"].items())
+    lines += [
+        "",
+        f"d = {shape['hidden']}, M = {shape['width']}, {shape['layers']} layers, {shape['tokens']} tokens, fp32 on "
+        f"{shape['threads']} CPU threads, steps interleaved, {measured['rounds']} rounds; torch "
+        f"{measured['environment']['torch']}. Plain: {plain['peak_mib']:.0f} MiB, {plain['optimizer_mib']:.1f} of them "
+        f"the optimizer's. Data methods, for 1,000 rows: {rows}.{missing}",
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def arm_table(results: Mapping[str, Any], arm: str) -> str:
