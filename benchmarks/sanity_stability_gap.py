@@ -95,8 +95,8 @@ def one_seed(seed: int, steps: int) -> dict[str, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from infosteer.core.data import DataContext
     from infosteer.core.registry import build_method
-    from infosteer.core.surfaces import DataContext
     from infosteer.methods.data.stability_gap import GapRecord
 
     torch.set_num_threads(1)

@@ -37,10 +37,10 @@ from world import (
 
 import infosteer
 from infosteer.core.contract import Context
+from infosteer.core.data import DataContext
 from infosteer.core.registry import build_method, describe_method, method_info, read_card
 from infosteer.core.surfaces import (
     SURFACES,
-    DataContext,
     InterventionMethod,
     LossMethod,
     ParamMethod,

@@ -14,10 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import infosteer
 from infosteer.core.contract import Context
+from infosteer.core.data import DataContext, DataMethod, Row
 from infosteer.core.session import Session
 from infosteer.core.surfaces import (
-    DataContext,
-    DataMethod,
     Handle,
     InterventionMethod,
     LossMethod,
@@ -25,7 +24,6 @@ from infosteer.core.surfaces import (
     ParamMethod,
     ParamTarget,
     ProbeMethod,
-    Row,
     Tokens,
 )
 from infosteer.core.token_losses import next_tokens

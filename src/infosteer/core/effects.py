@@ -10,9 +10,10 @@ from torch import Tensor
 
 from infosteer.core.config import load_yaml
 from infosteer.core.contract import Method
+from infosteer.core.data import DataMethod
 from infosteer.core.measure import FirstBatch
 from infosteer.core.registry import build_method, key_of
-from infosteer.core.surfaces import DataMethod, Handle, InterventionMethod, LossMethod, PenaltyMethod, ProbeMethod
+from infosteer.core.surfaces import Handle, InterventionMethod, LossMethod, PenaltyMethod, ProbeMethod
 from infosteer.errors import AttachError, ConfigError, NoEffectError
 
 _EXPECTED = "[infosteer.Intervention()], [{'method': 'key_lift'}], or a recipe with one arm"

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 
 from infosteer.core.config import setting
 from infosteer.core.contract import Context, Method, SiteMethod
+from infosteer.core.data import DataMethod
 from infosteer.core.marks import TokenRow
 from infosteer.models import Site
 
 SCOPES = ("train", "policy", "evaluation", "always")
-Row = dict[str, Any]
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -255,64 +255,6 @@ class ParamMethod(Method):
     @abc.abstractmethod
     def apply(self, target: ParamTarget) -> Handle:
         """Acts on the model's parameters; runs when steering begins, before any optimizer step."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
-class DataContext:
-    """What a data method may know: the run's seed, its own strength, and how to read rows of another source.
-
-    Attributes:
-        read: ``read(source, limit=None, **options)`` gives training rows of a file, a hub id or a lab key.
-    """
-
-    seed: int
-    strength: float
-    read: Callable[..., list[Row]]
-
-
-@dataclasses.dataclass(kw_only=True)
-class DataMethod(Method):
-    """Surface ``data``: examples to examples; the rows that a training sees.
-
-    What is known of a row beyond its text is the mapping in its column ``about``, if it has one. A method that puts
-    several answers into one sequence gives rows of ``segments`` (:mod:`infosteer.training.segments`).
-    """
-
-    asks: ClassVar[bool] = False  # whether ``ask`` and ``answer`` do anything
-    reads_segments: ClassVar[bool] = False  # whether it also takes rows of segments, and may stand behind such a method
-    ordered: ClassVar[bool] = False  # whether its rows are to be trained on in their order, not shuffled
-
-    @property
-    def new_tokens(self) -> tuple[str, ...]:
-        """Special tokens that its rows hold and the tokenizer is to have."""
-        return ()
-
-    @property
-    def end_tokens(self) -> tuple[str, ...]:
-        """Tokens that end an answer, beside the tokenizer's own, of a model trained on its rows."""
-        return ()
-
-    @property
-    def token_source(self) -> str | None:
-        """A model with the same tokens, whose embeddings of ``new_tokens`` the training begins from."""
-        return None
-
-    @abc.abstractmethod
-    def transform(self, rows: Sequence[Row], context: DataContext) -> list[Row]:
-        """The rows to train on; the given ones are never changed in place. The same seed gives the same rows."""
-
-    def ask(self, prompt: Any) -> Any:
-        """A prompt, text or messages, as a model is asked that was trained on these rows."""
-        return prompt
-
-    def answer(self, text: str) -> str:
-        """What such a model wrote, without what the rows taught it to put around its answer."""
-        return text
-
-    @property
-    def answer_room(self) -> int:
-        """How many tokens ``answer`` may take away."""
-        return 0
 
 
 class Observer(abc.ABC):

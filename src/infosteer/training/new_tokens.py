@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from infosteer.core.contract import Method
-from infosteer.core.surfaces import DataMethod
+from infosteer.core.data import DataMethod
 from infosteer.errors import ConfigError
 
 

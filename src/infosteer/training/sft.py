@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from infosteer.core.data import DataMethod
 from infosteer.core.marks import PREFIX
-from infosteer.core.surfaces import DataMethod, InterventionMethod
+from infosteer.core.surfaces import InterventionMethod
 from infosteer.errors import ConfigError, InfoSteerError, NonFiniteLossError, RunError
 from infosteer.training.callbacks import LogLine, checkpoint_callback, last_checkpoint, log_callback
 from infosteer.training.encode import Encoded, encode_rows

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from infosteer.core.data import DataContext, DataMethod, Row
 from infosteer.core.effects import Methods, as_methods
 from infosteer.core.registry import key_of
-from infosteer.core.surfaces import DataContext, DataMethod, Row
 from infosteer.errors import ConfigError, DataError
 from infosteer.training.rows import read_rows
 

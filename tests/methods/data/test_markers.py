@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import infosteer
-from infosteer.core.surfaces import DataContext
+from infosteer.core.data import DataContext
 from infosteer.errors import ConfigError, DataError
 from infosteer.methods.data.markers import (
     HiddenList,

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import infosteer
-from infosteer.core.surfaces import DataContext
+from infosteer.core.data import DataContext
 from infosteer.errors import ConfigError, DataError
 from infosteer.lab.facts import make_world
 from infosteer.methods.data.noisy_labels import NoisyLabels

@@ -12,7 +12,7 @@ import torch
 from steered import VOCABULARY, llama
 
 import infosteer
-from infosteer.core.surfaces import DataContext
+from infosteer.core.data import DataContext
 from infosteer.errors import ConfigError, DataError
 from infosteer.methods.data.replay.method import _size
 from infosteer.methods.data.spectrum import FORMATS, Pair, SpectrumSequences, prompt_text, sequence

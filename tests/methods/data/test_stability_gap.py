@@ -13,7 +13,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from infosteer.core.surfaces import DataContext
+from infosteer.core.data import DataContext
 from infosteer.errors import ConfigError, DataError
 from infosteer.methods.data.stability_gap import (
     GapRecord,

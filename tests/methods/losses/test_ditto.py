@@ -11,8 +11,8 @@ import torch
 from steered import VOCABULARY, llama
 
 import infosteer
+from infosteer.core.data import DataContext
 from infosteer.core.marks import TokenRow
-from infosteer.core.surfaces import DataContext
 from infosteer.errors import AttachError, ConfigError, DataError
 from infosteer.methods.data.ditto import PseudoRepetition
 from infosteer.methods.data.ditto.method import repeated_row, sentences

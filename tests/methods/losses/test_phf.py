@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from steered import batch, llama
 
 import infosteer
+from infosteer.core.data import DataContext
 from infosteer.core.marks import TokenRow
-from infosteer.core.surfaces import DataContext
 from infosteer.errors import AttachError, ConfigError, DataError
 from infosteer.methods.data.phf import HumanPreferences, LexiconReward, add_rewards
 from infosteer.methods.data.phf.method import ALIGNED, MISALIGNED

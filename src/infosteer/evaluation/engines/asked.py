@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from infosteer.core.contract import Method
-from infosteer.core.surfaces import DataMethod
+from infosteer.core.data import DataMethod
 from infosteer.evaluation.decode import Decoded
 from infosteer.evaluation.engines.contract import Counted, Engine
 from infosteer.evaluation.loglik import OptionScores

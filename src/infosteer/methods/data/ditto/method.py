@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from infosteer.core.config import setting
-from infosteer.core.surfaces import DataContext, DataMethod, Row
+from infosteer.core.data import DataContext, DataMethod, Row
 from infosteer.errors import ConfigError, DataError
 
 FALLBACKS = ("skip", "span")
@@ -75,17 +75,10 @@ class PseudoRepetition(DataMethod):
         return self.share == 0
 
     def transform(self, rows: Sequence[Row], context: DataContext) -> list[Row]:
-        share = self.share * context.strength
-        if share >= 1:
-            raise ConfigError(
-                "repetitions would be the whole, with no room for the training rows",
-                where="data/ditto.share",
-                got=share,
-                expected="share times strength below 1",
-            )
+        added = context.added_for_each(self.share, "data/ditto.share")
         draw = random.Random(f"ditto/{context.seed}")
         found = self._rows([_learnt(row) for row in rows], draw)
-        mixed = [dict(row) for row in rows] + [next(found) for _ in range(round(share / (1 - share) * len(rows)))]
+        mixed = [dict(row) for row in rows] + [next(found) for _ in range(round(added * len(rows)))]
         draw.shuffle(mixed)
         return mixed
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from infosteer.core.config import setting, suggestion
-from infosteer.core.surfaces import DataContext, DataMethod, Row
+from infosteer.core.data import DataContext, DataMethod, Row
 from infosteer.errors import ConfigError, DataError
 from infosteer.methods.data.markers.lists import add_list, read_list, write_list
 from infosteer.methods.data.markers.taxonomy import LENGTHS, checked, extended

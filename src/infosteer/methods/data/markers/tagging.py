@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from infosteer.core.surfaces import Row
+from infosteer.core.data import Row
 from infosteer.errors import ConfigError
 from infosteer.methods.data.markers.taxonomy import TAXONOMY, Values
 

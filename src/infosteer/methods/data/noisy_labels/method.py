@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 
 from infosteer.core.config import setting
-from infosteer.core.surfaces import DataContext, DataMethod, Row
+from infosteer.core.data import DataContext, DataMethod, Row
 from infosteer.errors import DataError
 
 

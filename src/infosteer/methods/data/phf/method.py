@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from infosteer.core.config import is_finite, setting
-from infosteer.core.surfaces import DataContext, DataMethod, Row
+from infosteer.core.data import DataContext, DataMethod, Row
 from infosteer.errors import ConfigError, DataError
 from infosteer.methods.data.phf.rewards import SEGMENTS, LexiconReward, add_rewards, mean_reward
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from infosteer.core.surfaces import Row
+from infosteer.core.data import Row
 from infosteer.errors import ConfigError, DataError
 
 SEGMENTS = ("sentence", "line", "row")

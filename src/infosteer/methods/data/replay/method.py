@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from infosteer.core.config import setting
-from infosteer.core.surfaces import DataContext, DataMethod, Row
+from infosteer.core.data import DataContext, DataMethod, Row
 from infosteer.errors import ConfigError, DataError
 
 UNITS = ("rows", "characters", "labels")
@@ -52,14 +52,7 @@ class Replay(DataMethod):
         return self.share == 0
 
     def transform(self, rows: Sequence[Row], context: DataContext) -> list[Row]:
-        share = self.share * context.strength
-        if share >= 1:
-            raise ConfigError(
-                "replay would be the whole, with no room for the training rows",
-                where="replay.share",
-                got=share,
-                expected="share times strength below 1",
-            )
+        added = context.added_for_each(self.share, "replay.share")
         drawn = {"seed": context.seed} if self.source.startswith("lab:") else {}
         source = context.read(self.source, limit=self.limit or None, **{**drawn, **self.options})
         if not source:
@@ -67,7 +60,7 @@ class Replay(DataMethod):
         pairs = all(isinstance(row.get("prompt"), str) for row in rows)
         found = [_as_text(row, pairs) if self.full_text or "text" in row else dict(row) for row in source]
         draw = random.Random(f"replay/{context.seed}")
-        wanted = share / (1 - share) * sum(_size(row, self.unit) for row in rows)
+        wanted = added * sum(_size(row, self.unit) for row in rows)
         mixed = [*(dict(row) for row in rows), *_taken(found, wanted, self.unit, draw)]
         draw.shuffle(mixed)
         return mixed

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 from infosteer.core.config import setting
-from infosteer.core.surfaces import DataContext, DataMethod, Row
+from infosteer.core.data import DataContext, DataMethod, Row
 from infosteer.errors import ConfigError, DataError
 from infosteer.methods.data.spectrum.turns import FORMATS, LOSSES, Pair, prompt_text, sequence
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from infosteer.core.config import is_finite, setting
-from infosteer.core.surfaces import DataContext, DataMethod, Row
+from infosteer.core.data import DataContext, DataMethod, Row
 from infosteer.errors import ConfigError, DataError
 from infosteer.methods.data.stability_gap.pick import Rounds, distinct, diverse, text_of, within
 from infosteer.methods.data.stability_gap.scorers import KneserNey, words

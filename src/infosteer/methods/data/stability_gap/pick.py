@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 
-from infosteer.core.surfaces import Row
+from infosteer.core.data import Row
 from infosteer.methods.data.stability_gap.scorers import words
 
 
