@@ -7,13 +7,26 @@ weakly: a model that is dropped with its session takes the hooks along.
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+
+_in_parts: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
+
+
+@contextlib.contextmanager
+def part_of_a_step(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Within it the optimizer steps on some of its parameters: no session takes that for a step of training."""
+    _in_parts.add(optimizer)
+    try:
+        yield
+    finally:
+        _in_parts.discard(optimizer)
 
 
 class Stepper(Protocol):
@@ -38,6 +51,8 @@ def watch_steps(session: Stepper) -> Callable[[], None]:
     ours: weakref.WeakKeyDictionary[torch.optim.Optimizer, tuple[int, bool]] = weakref.WeakKeyDictionary()
 
     def is_ours(found: Stepper, optimizer: Any) -> bool:
+        if optimizer in _in_parts:
+            return False
         size = sum(len(group["params"]) for group in optimizer.param_groups)  # groups may be added later
         if ours.get(optimizer, (-1, False))[0] != size:
             ids = {id(parameter) for parameter in found.model.parameters()}

@@ -248,6 +248,37 @@ def test_per_layer_steps_are_the_same_and_free_each_gradient(settings: dict[str,
     assert alive(model) == len(list(model.parameters())), "the hooks are gone with the session"
 
 
+def test_per_layer_steps_with_hooks_of_others_and_an_optimizer_of_ones_own() -> None:
+    """Hooks on the optimizer run for each parameter, as the paper's one optimizer a parameter would have them."""
+
+    class Slow(torch.optim.SGD):
+        """Its own step, which torch wraps when the first one is made."""
+
+        @torch.no_grad()
+        def step(self, closure: Any = None) -> None:
+            for group in self.param_groups:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        p.sub_(0.5 * group["lr"] * p.grad)
+
+    wanted = train(llama(), [GaLore(rank=3)], steps=2, optimizer=Slow, weight_decay=0.0)
+    model = llama()
+    with steer(model, [GaLore(rank=3, per_layer=True)]) as session:
+        optimizer, seen = Slow(model.parameters(), lr=1e-2), []
+        optimizer.register_step_post_hook(lambda o, *_: seen.append(sum(len(g["params"]) for g in o.param_groups)))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda t: 1.0)
+        session.begin(optimizer)
+        for _ in range(2):
+            model(input_ids=IDS, labels=IDS).loss.backward()
+            optimizer.step()
+            schedule.step()
+        assert session.step == 2
+    count = len(list(model.parameters()))
+    assert seen == ([1] * count + [count]) * 2
+    for name, value in weights(model).items():
+        torch.testing.assert_close(value, wanted[name], rtol=1e-12, atol=1e-14)
+
+
 def alive(model: nn.Module) -> int:
     return sum(p.grad is not None for p in model.parameters())
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from infosteer.core.steps import part_of_a_step
 from infosteer.core.surfaces import Loop
 from infosteer.errors import AttachError
 
@@ -52,7 +53,8 @@ class EarlySteps:
         optimizer.param_groups = [{**group, "params": [parameter]}]
         try:
             self._enter(parameter, group)  # type: ignore[arg-type]  # torch says Tensor and hands over the parameter
-            bare_step(optimizer)
+            with part_of_a_step(optimizer):
+                type(optimizer).step(optimizer)  # the class's: a scheduler counts calls of the instance's
         finally:
             optimizer.param_groups = groups
             self._leave()
@@ -66,13 +68,6 @@ class EarlySteps:
         """Takes the hooks away."""
         while self._hooks:
             self._hooks.pop().remove()
-
-
-def bare_step(optimizer: torch.optim.Optimizer) -> None:
-    """The optimizer's step without the hooks around it, which would take a part of a step for a whole one."""
-    step: Any = type(optimizer).step
-    # torch wraps the class's step in one that runs the hooks, and marks it so.
-    (step.__wrapped__ if getattr(step, "hooked", False) else step)(optimizer)
 
 
 def refuse_loop(loop: Loop) -> None:
