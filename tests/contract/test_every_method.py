@@ -82,6 +82,7 @@ def tokens_of(count: int) -> tuple[torch.Tensor, Tokens]:
         counted=counted,
         marks=torch.arange(count).float() % 4 - 1,
         earlier=lambda lags: torch.where(lags >= 1, -0.3 * lags, torch.nan),
+        base=torch.randn(count, VOCABULARY),
     )
 
 
@@ -231,7 +232,7 @@ def test_a_tokens_loss_depends_on_its_own_row_alone(key: str) -> None:
     new = method.per_token(losses, tokens, context_of(method, mix(torch.arange(9))))
     assert new.shape == losses.shape
     order = torch.tensor([4, 8, 0, 2, 6, 1, 3, 7, 5])
-    cut = {name: getattr(tokens, name)[order] for name in ("logits", "targets", "counted", "marks")}
+    cut = {name: getattr(tokens, name)[order] for name in ("logits", "targets", "counted", "marks", "base")}
     again = method.per_token(losses[order], replace(tokens, **cut), context_of(method, mix(torch.arange(9))[order]))
     torch.testing.assert_close(again, new[order])
 

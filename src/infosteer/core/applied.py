@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from infosteer.core.base_model import BaseModel
 from infosteer.core.contract import Method
 from infosteer.core.metrics import PREFIX
 from infosteer.core.surfaces import Handle, Loop, LossMethod, ParamMethod, ParamTarget
@@ -17,10 +18,11 @@ from infosteer.models import Site
 
 
 class Applied:
-    """Handles of the methods, by index in the session."""
+    """Handles of the methods, by index in the session, and the model before they acted, where one asks for it."""
 
     def __init__(self) -> None:
         self.handles: dict[int, Handle] = {}
+        self.base: BaseModel | None = None
         self._names: dict[int, str] = {}
         self._finished = False
 
@@ -37,6 +39,8 @@ class Applied:
         Raises:
             ConfigError: methods that cannot both act on the same parameter.
         """
+        if any(isinstance(method, LossMethod) and method.reads_base and not method.off for method in methods):
+            self.base = BaseModel(model)
         for index, method in enumerate(methods):
             if isinstance(method, (ParamMethod, LossMethod)) and not method.off:
                 fixed = method.strength if isinstance(method.strength, float) else None
@@ -82,7 +86,7 @@ class Applied:
         """Puts flags and hooks back, the last method's first."""
         for handle in reversed(self.handles.values()):
             handle.undo()
-        self.handles = {}
+        self.handles, self.base = {}, None
 
     def _refuse_conflicts(self) -> None:
         """Two inner handles cannot share a parameter; one that steps early shares none with any other."""

@@ -200,11 +200,12 @@ class Session:
         for call in calls:
             active = {index: method for index, method in self.losses.items() if call.strengths[index] != 0}
             if active:
-                change = loss_change(self.model, call, active, self.applied.handles)
-                # a batch need not hold a token that was marked; that the rows do is checked when they are encoded
-                marked = {index for index, method in active.items() if method.marks_tokens}
-                self.effects.add_to_loss(marked)
-                self.effects.add_to_loss(active.keys() - marked, change)
+                change = loss_change(self.model, call, active, self.applied)
+                # a batch need not hold a token that was marked; that the rows do is checked when they are encoded.
+                # And a model is not yet another one than it was when steering began.
+                excused = {index for index, method in active.items() if method.marks_tokens or method.reads_base}
+                self.effects.add_to_loss(excused)
+                self.effects.add_to_loss(active.keys() - excused, change)
                 share = (change * factor / divisor(call, num_items, change.device)).to(loss)
                 loss = loss + (share - share.detach())
         couple(loss, calls, num_items=num_items, factor=factor, on_backward=lambda: self.calls.begin_backward(calls))

@@ -110,6 +110,8 @@ class Tokens:
             below 1); None where the method does not set ``looks_back``.
         hidden: (N, D) final hidden states, with gradient; None where the method does not set ``reads_hidden``.
         handle: what the method's ``apply`` gave.
+        base: (N, V) fp32 without gradient, the logits of the model as it was when steering began; None where the
+            method does not set ``reads_base``.
     """
 
     logits: Tensor
@@ -119,6 +121,7 @@ class Tokens:
     earlier: Callable[[Tensor], Tensor] | None = None
     hidden: Tensor | None = None
     handle: Handle | None = None
+    base: Tensor | None = None
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -132,6 +135,7 @@ class LossMethod(Method):
     reads_prompts: ClassVar[bool] = False  # whether it is shown rows that carry no loss as well
     marks_tokens: ClassVar[bool] = False  # whether it has something to say about tokens when rows are encoded
     looks_back: ClassVar[bool] = False  # whether it asks for ``Tokens.earlier``, which costs the head's forward again
+    reads_base: ClassVar[bool] = False  # whether it asks for ``Tokens.base``, which costs a second model's forward
 
     @abc.abstractmethod
     def per_token(self, losses: Tensor, tokens: Tokens, context: Context) -> Tensor:

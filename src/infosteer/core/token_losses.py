@@ -17,24 +17,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from infosteer.core.applied import Applied
 from infosteer.core.calls import in_backward
 from infosteer.core.contract import Context
 from infosteer.core.ledger import Call
 from infosteer.core.metrics import COUNTED, MEASURED
-from infosteer.core.surfaces import Handle, LossMethod, Tokens
+from infosteer.core.surfaces import LossMethod, Tokens
 from infosteer.errors import AttachError
 from infosteer.models import head_logits
 
 CHUNK_ROWS = 1024  # logits of so many rows are held at a time
 
 
-def loss_change(
-    model: nn.Module, call: Call, methods: Mapping[int, LossMethod], handles: Mapping[int, Handle]
-) -> Tensor:
+def loss_change(model: nn.Module, call: Call, methods: Mapping[int, LossMethod], applied: Applied) -> Tensor:
     """``sum_t (f(l)_t - l_t)`` over the rows of a call, fp32 and differentiable; not yet divided by a token count.
 
     Symbols: l_t negative log-likelihood of the next token where row t carries loss, else 0; f the methods, by index in
-    the session, in order, each ``l + strength * (per_token(l) - l)``; ``handles`` by the same index.
+    the session, in order, each ``l + strength * (per_token(l) - l)``; ``applied`` what they hold, by the same index.
 
     Raises:
         AttachError: a call without token ids, labels or hidden states to compute logits from.
@@ -59,6 +58,8 @@ def loss_change(
     chosen = known if any(method.reads_prompts for method in methods.values()) else counted
     places = chosen.nonzero().squeeze(-1)
     hidden, targets, counted = hidden[places], targets[places], counted[places]
+    base = applied.base if any(method.reads_base for method in methods.values()) else None
+    before = None if base is None else base.hidden(call)[places]
     keys = call.row_keys(call.hidden)[places] if any(m.random for m in methods.values()) else None
     contexts = {
         index: Context(
@@ -74,6 +75,7 @@ def loss_change(
         wanted = targets[rows]
         losses = F.cross_entropy(logits, wanted, reduction="none") * counted[rows]
         tokens = Tokens(logits=logits, targets=wanted, counted=counted[rows])
+        base_logits = None if base is None or before is None else base.logits(before[rows])
         found = losses
         for index, method in methods.items():
             context = contexts[index] if keys is None else _cut(contexts[index], rows)
@@ -83,7 +85,8 @@ def loss_change(
                 marks=None if marked is None else marked[places[rows]],
                 earlier=_earlier(call, likelihoods, places[rows]) if method.looks_back else None,
                 hidden=hidden if method.reads_hidden else None,
-                handle=handles.get(index),
+                handle=applied.handles.get(index),
+                base=base_logits if method.reads_base else None,
             )
             if call.measure and not in_backward():  # not once more in the recompute
                 _measure(call, method, found, mine)

@@ -1,0 +1,53 @@
+"""The model as it was when steering began, for losses that compare the model in training with it.
+
+Shape letters: N rows of a call, D hidden, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from infosteer.core.ledger import Call
+from infosteer.models import final_norm, head_logits
+
+
+class BaseModel:
+    """A frozen copy of a model that reads what the model reads, in evaluation mode.
+
+    It costs the weights once more in memory, and a forward without gradient for each call.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = copy.deepcopy(model).requires_grad_(False).eval()
+        self._seen: Tensor | None = None
+        # The head is applied in chunks later on; nobody needs all logits at once.
+        known = inspect.signature(self._model.forward).parameters
+        self._settings: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+        final_norm(self._model).register_forward_hook(self._keep)
+
+    @torch.no_grad()
+    def hidden(self, call: Call) -> Tensor:
+        """Final hidden states of a call's tokens, (N, D)."""
+        assert call.ids is not None
+        if next(self._model.parameters()).device != call.ids.device:
+            self._model.to(call.ids.device)
+        inputs = {"input_ids": call.ids, "attention_mask": call.mask, "position_ids": call.positions}
+        given = {name: value for name, value in inputs.items() if value is not None}
+        self._model(**given, use_cache=False, **self._settings)
+        assert self._seen is not None
+        seen, self._seen = self._seen, None
+        return seen.reshape(-1, seen.shape[-1])
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Of hidden states (n, D), (n, V) fp32; fp64 stays."""
+        logits = head_logits(self._model, hidden)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._seen = output
