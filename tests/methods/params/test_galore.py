@@ -13,6 +13,7 @@ import torch
 from small import IDS, llama, lora, steer, train, weights
 from small_trainer import Stop, trainer
 from torch import Tensor, nn
+from transformers.optimization import Adafactor
 
 import infosteer
 from infosteer.core.surfaces import Loop
@@ -20,6 +21,7 @@ from infosteer.errors import AttachError, ConfigError, NoEffectError
 from infosteer.methods.params.galore import Basis, GaLore, LowRank, find_basis, state_bytes
 from infosteer.methods.params.galore.low_rank import Settings
 from infosteer.methods.params.galore.projection import MODES, projected_shape, sides
+from infosteer.methods.params.galore.tucker import TuckerBasis, find_tucker
 
 ROOT = Path(__file__).resolve().parents[3]
 SHAPES = {"tall": (9, 5), "wide": (5, 9), "square": (6, 6)}
@@ -357,6 +359,98 @@ def test_micro_batches_are_projected_once_together() -> None:
         torch.testing.assert_close(value, whole[name], rtol=1e-6, atol=1e-8)
 
 
+def test_tensors_of_four_dimensions_are_projected_along_each() -> None:
+    """Against einsum with the factors, the moments' shapes, and a convolution's training by hand."""
+    shape, rank = (7, 5, 3, 3), 3
+    full = gradients(shape, 1)[0]
+    basis = find_basis(full, rank)
+    assert isinstance(basis, TuckerBasis)
+    a, b, c, d = basis.factors
+    for factor, n in zip(basis.factors, shape, strict=True):
+        assert factor.shape == (n, min(rank, n))
+        torch.testing.assert_close(factor.mT @ factor, torch.eye(min(rank, n)).double())
+    low = torch.einsum("ijkl,ia,jb,kc,ld->abcd", full, a, b, c, d)
+    torch.testing.assert_close(basis.project(full), low)
+    torch.testing.assert_close(basis.lift(low), torch.einsum("abcd,ia,jb,kc,ld->ijkl", low, a, b, c, d))
+    assert low.shape == projected_shape(shape, rank, "std")
+    # of a low rank it is kept whole; otherwise it is kept better than by the unfoldings' directions alone
+    small = basis.lift(low)
+    again = find_basis(small, rank)
+    torch.testing.assert_close(again.lift(again.project(small)), small)
+    alone = TuckerBasis(
+        factors=tuple(
+            torch.linalg.svd(full.movedim(k, 0).flatten(1), full_matrices=False)[0][:, : min(rank, n)]
+            for k, n in enumerate(shape)
+        )
+    )
+    lost = [float((full - one.lift(one.project(full))).norm()) for one in (basis, alone)]
+    assert lost[0] <= lost[1]
+    older = find_basis(gradients(shape, 2)[1], rank)
+    torch.testing.assert_close(basis.turn(low, older), basis.project(older.lift(low)))
+    parameter, mode = nn.Parameter(gradients(shape, 1)[0]), {"update_proj_gap": 10, "scale": 0.25}
+    found, optimizer = handle(parameter, rank, **mode), torch.optim.AdamW([parameter], lr=0.1, eps=1e-30)
+    steps, w, m, v = gradients(shape, 4), parameter.detach().clone(), torch.zeros(()), torch.zeros(())
+    first = find_basis(steps[0], rank)
+    for t, gradient in enumerate(steps, 1):
+        parameter.grad = gradient
+        step(found, optimizer)
+        r = first.project(gradient)
+        m, v = 0.9 * m + 0.1 * r, 0.999 * v + 0.001 * r * r
+        w = w - 0.1 * math.sqrt(1 - 0.999**t) / (1 - 0.9**t) * 0.25 * first.lift(m / v.sqrt())
+        w = w - 0.1 * 0.01 * w
+    torch.testing.assert_close(parameter.detach(), w, rtol=1e-9, atol=1e-11)
+    assert optimizer.state[parameter]["exp_avg"].shape == (3, 3, 3, 3)
+    sizes = sum(8 * n for n in (7 * 3, 5 * 3, 3 * 3, 3 * 3)) + 2 * 8 * 81 + 4
+    assert state_bytes(optimizer) == sizes
+    assert find_basis(torch.zeros(shape), rank) is None
+    other = handle(parameter, 4, **mode)
+    other.see_optimizer(optimizer, 0, None)
+    with pytest.raises(AttachError, match="another rank or mode"):
+        other.before_step(1.0)
+    assert GaLore(rank=0.5).rank_of(shape) == 4
+    assert find_tucker(gradients((12, 2, 1, 1), 1)[0], 5).factors[0].shape == (12, 5)  # fewer columns than directions
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers"])
+def test_adafactor_goes_by_the_size_of_the_whole_weights(package: str) -> None:
+    """Its factored moments and its clipping act on the projection, its size is that of the matrix."""
+    weight, steps = gradients((9, 5), 1)[0].float(), [g.float() for g in gradients((9, 5), 5)[1:]]
+    parameter = nn.Parameter(weight.clone())
+    if package == "torch":
+        optimizer = torch.optim.Adafactor([parameter], lr=0.01, weight_decay=0.0)
+    else:
+        optimizer = Adafactor([parameter], lr=0.01, relative_step=False, scale_parameter=True)
+    found = handle(parameter, 3, update_proj_gap=10, scale=0.5)
+    basis, w = find_basis(steps[0], 3), weight.clone()
+    row, column = torch.zeros(9), torch.zeros(3)
+    for t, gradient in enumerate(steps, 1):
+        parameter.grad = gradient.clone()
+        step(found, optimizer)
+        r = basis.project(gradient)
+        # torch's second moment is a mean with weights 1 - t^-0.8, and so is that of transformers
+        share = 1 - t**-0.8
+        row = share * row + (1 - share) * (r * r).mean(1)
+        column = share * column + (1 - share) * (r * r).mean(0)
+        update = r / (row[:, None] * column / row.mean()).sqrt()
+        update = update / max(1.0, float(update.square().mean().sqrt()))
+        rate = min(0.01, 1 / math.sqrt(t)) if package == "torch" else 0.01
+        w = w - 0.5 * rate * max(1e-3, float(w.square().mean().sqrt())) * basis.lift(update)
+    torch.testing.assert_close(parameter.detach(), w, rtol=1e-4, atol=1e-6)
+
+
+def test_modules_by_the_names_that_trainer_takes() -> None:
+    model = llama()
+    for targets, wanted in (
+        (["attn", "mlp"], PROJECTED), (["q_proj"], ("q_proj.weight",)), (r".*\.(up|down)_proj", PROJECTED[4::2]),
+        ("all-linear", (*PROJECTED, "lm_head.weight")),
+    ):  # fmt: skip
+        with steer(model, [GaLore(rank=3, target_modules=targets)]) as session:
+            own = {id(p) for p in session.applied.handles[0].parameters()}
+        assert own == {id(p) for n, p in model.named_parameters() if n.endswith(wanted)}
+    with pytest.raises(ConfigError, match="no trained matrix has such a name"):
+        steer(model, [GaLore(target_modules=["ears"])])
+
+
 def test_an_optimizer_goes_on_when_the_session_has_ended() -> None:
     model = llama()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
@@ -427,7 +521,8 @@ def test_a_step_that_a_scaler_leaves_out_moves_nothing() -> None:
 
 def test_unsound_settings_optimizers_and_moments_are_refused() -> None:
     for wrong in ({"rank": 0}, {"rank": 2.5}, {"proj_type": "both"}, {"parts": "ears"}, {"parts": []},
-                  {"update_proj_gap": 0}, {"scale": -1}, {"solver": "guess"}):  # fmt: skip
+                  {"update_proj_gap": 0}, {"scale": -1}, {"solver": "guess"}, {"target_modules": ["("]},
+                  {"target_modules": [3]}):  # fmt: skip
         with pytest.raises(ConfigError):
             GaLore(**wrong)
     for strength in (0.5, {"points": [[0, 1.0], [5, 0.0]]}):
@@ -440,8 +535,8 @@ def test_unsound_settings_optimizers_and_moments_are_refused() -> None:
     model(input_ids=IDS, labels=IDS).loss.backward()
     started.step()
     grouped = torch.optim.AdamW([{"params": list(model.parameters()), "update_proj_gap": 200}])
-    sized = torch.optim.Adafactor(model.parameters())
-    for optimizer, words in ((started, "whole gradients"), (grouped, "already"), (sized, "size of the weights")):
+    timed = Adafactor(model.parameters())
+    for optimizer, words in ((started, "whole gradients"), (grouped, "already"), (timed, "its own rate")):
         before = weights(model)
         with steer(model, [GaLore()]) as session:
             with pytest.raises(AttachError, match=words):

@@ -19,9 +19,11 @@ from infosteer.core.updates import left_out, weight_decay
 from infosteer.errors import AttachError
 from infosteer.methods.params.galore.early import EarlySteps
 from infosteer.methods.params.galore.memory import state_bytes
-from infosteer.methods.params.galore.projection import Basis, find_basis, projected_shape
+from infosteer.methods.params.galore.projection import Basis, find_basis, projected_shape, read_basis
+from infosteer.methods.params.galore.tucker import TuckerBasis
 
-_STEP, _LEFT, _RIGHT = "galore_step", "galore_left", "galore_right"
+_KEPT = "galore_"  # what the optimizer's state holds of ours begins so
+_STEP = f"{_KEPT}step"
 _FIRST_MOMENTS = ("exp_avg", "momentum_buffer")
 
 
@@ -32,7 +34,7 @@ class Entered:
     parameter: nn.Parameter
     weight: Tensor
     gradient: Tensor
-    basis: Basis
+    basis: Basis | TuckerBasis
     step: int
     group: dict[str, Any]
 
@@ -129,10 +131,7 @@ class LowRank(Handle):
         rank, gradient = self.ranks[id(parameter)], parameter.grad
         _refuse(self._optimizer, parameter, group)
         state = self._optimizer.state.get(parameter, {})
-        step, basis = (
-            int(state.get(_STEP, 0)),
-            _stored(state, projected_shape(parameter.shape, rank, self.settings.proj_type)),
-        )
+        step, basis = int(state.get(_STEP, 0)), _stored(state, parameter.shape, rank, self.settings.proj_type)
         in_gradient = weight_decay(self._optimizer, group)[1]
         seen = gradient.add(parameter, alpha=in_gradient) if in_gradient else gradient
         if basis is None or step % self.settings.update_proj_gap == 0:
@@ -172,16 +171,16 @@ class LowRank(Handle):
             parameter.grad = item.gradient
             if item.step < 0 or skipped:
                 continue
-            parameter.data.add_(item.basis.lift(update), alpha=self.settings.scale)
+            size = _size_factor(optimizer, item)
+            parameter.data.add_(item.basis.lift(update), alpha=self.settings.scale * size)
             decay = weight_decay(optimizer, item.group)[0]
             if decay:
                 parameter.data.mul_(1 - float(item.group["lr"]) * decay)
             # Only now: optimizers take a state that is not empty for one that they have filled.
             state = optimizer.state[parameter]
             state[_STEP] = item.step + 1
-            for name, side in ((_LEFT, item.basis.left), (_RIGHT, item.basis.right)):
-                if side is not None:
-                    state[name] = side
+            for name, tensor in item.basis.tensors().items():
+                state[_KEPT + name] = tensor
 
     def undo(self) -> None:
         self._leave()
@@ -216,28 +215,37 @@ class LowRank(Handle):
         }
 
 
-def _stored(state: dict[str, Any], shape: tuple[int, ...]) -> Basis | None:
-    """The basis in an optimizer's state, which must fit moments of the shape."""
+def _stored(state: dict[str, Any], shape: Sequence[int], rank: int, mode: str) -> Basis | TuckerBasis | None:
+    """The basis in an optimizer's state, which must fit a parameter of the shape and moments of its projection."""
     if _STEP not in state:
         return None
-    basis = Basis(left=state.get(_LEFT), right=state.get(_RIGHT))
-    made = (
-        *shape[:-2],
-        shape[-2] if basis.left is None else basis.left.shape[-1],
-        shape[-1] if basis.right is None else basis.right.shape[-2],
-    )
-    if made != shape or (basis.left is None and basis.right is None):
+    kept = {name.removeprefix(_KEPT): value for name, value in state.items() if name.startswith(_KEPT)}
+    basis, wanted = read_basis(kept), projected_shape(shape, rank, mode)
+    made = None if basis is None else basis.low_shape(shape)
+    if basis is None or made != wanted:
         raise AttachError(
             "the optimizer's state was made with another rank or mode",
             where="galore",
             got=f"moments of shape {made}",
-            expected=f"moments of shape {shape}",
+            expected=f"moments of shape {wanted}",
             fix="resume with the settings of the run that saved it",
         )
     return basis
 
 
-def _rotate(state: dict[str, Any], newer: Basis, older: Basis) -> None:
+def _size_factor(optimizer: torch.optim.Optimizer, item: Entered) -> float:
+    """What Adafactor's step has to be multiplied by: it goes by the size of the weights, and has seen zeros.
+
+    Formula: ``max(e, rms(W)) / e``, e the floor of the size; 1 for other optimizers.
+    """
+    if not (isinstance(optimizer, torch.optim.Adafactor) or item.group.get("scale_parameter")):
+        return 1.0
+    floor = float(item.group["eps"][1])
+    return max(floor, float(item.weight.float().square().mean().sqrt())) / floor
+
+
+def _rotate(state: dict[str, Any], newer: Any, older: Any) -> None:
+    """Turns the first moments from the coordinates of one basis into those of another of the same kind."""
     names = [name for name in _FIRST_MOMENTS if type(state.get(name)) is Tensor]
     if not names:
         raise AttachError(
@@ -252,15 +260,15 @@ def _rotate(state: dict[str, Any], newer: Basis, older: Basis) -> None:
 
 
 def _refuse(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: dict[str, Any]) -> None:
-    """Optimizers that project already, hold moments of whole gradients, or go by the size of the weights."""
+    """Optimizers that project already, hold moments of whole gradients, or choose their own rate."""
     state = optimizer.state.get(parameter, {})
     whole = [k for k, v in state.items() if isinstance(v, Tensor) and v.shape == parameter.shape and _STEP not in state]
     if "update_proj_gap" in group:
         what, got = "the optimizer projects gradients already", type(optimizer).__name__
     elif whole:
         what, got = "the optimizer holds moments of whole gradients", ", ".join(whole)
-    elif group.get("scale_parameter") or isinstance(optimizer, torch.optim.Adafactor):
-        what, got = "the optimizer scales its steps by the size of the weights", type(optimizer).__name__
+    elif group.get("lr") is None:
+        what, got = "the optimizer chooses its own rate", type(optimizer).__name__
     elif type(parameter.data).__name__ == "DTensor":
         what, got = "the parameters are sharded", "DTensor"
     else:
@@ -270,5 +278,5 @@ def _refuse(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: di
         where="galore",
         got=got,
         expected="whole parameters, and an optimizer of plain steps from its first one on, such as AdamW",
-        fix="use optim: adamw_torch (or an 8-bit AdamW), and DDP instead of sharding",
+        fix="use optim: adamw_torch, an 8-bit AdamW or adafactor, with a rate, and DDP instead of sharding",
     )

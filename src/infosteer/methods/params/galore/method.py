@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+
+from transformers.trainer_utils import check_target_module_exists
 
 from infosteer.core.config import setting, suggestion
 from infosteer.core.contract import SiteMethod
 from infosteer.core.surfaces import Handle, ParamMethod, ParamTarget
 from infosteer.errors import AttachError, ConfigError
 from infosteer.methods.params.galore.low_rank import LowRank, Settings
-from infosteer.methods.params.galore.projection import MODES, SOLVERS
+from infosteer.methods.params.galore.projection import MODES, SOLVERS, compresses, is_tensor
 from infosteer.models import PARTS, Placed, place_parameters
 
 logger = logging.getLogger(__name__)
+
+ALL_LINEAR = "all-linear"
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -52,6 +57,12 @@ class GaLore(SiteMethod, ParamMethod):
         default=("attention", "ffn"),
         metadata={"help": f"parts whose matrices are projected: {', '.join(PARTS)}, as a list or joined by +"},
     )
+    target_modules: str | Sequence[str] = dataclasses.field(
+        default=(),
+        metadata={
+            "help": "instead of parts: pieces of module names, or one pattern for whole names, as Trainer has it"
+        },
+    )
     solver: str = setting("exact", "how bases are found: exact SVD, or a randomized one", choices=SOLVERS)
     rotate: bool = setting(False, "turn the first moment into a new basis instead of reading it in new coordinates")
     per_layer: bool = setting(False, "step each parameter within the backward pass and free its gradient")
@@ -71,10 +82,24 @@ class GaLore(SiteMethod, ParamMethod):
                 got=unknown or self.parts,
                 expected=", ".join(PARTS),
             )
+        named = [self.target_modules] if isinstance(self.target_modules, str) else list(self.target_modules)
+        for piece in named:
+            _check_pattern(piece)
+        self.target_modules = self.target_modules if isinstance(self.target_modules, str) else named
 
     def rank_of(self, shape: Sequence[int]) -> int:
-        """The rank for a matrix of this shape."""
-        return int(self.rank) if self.rank >= 1 else max(1, round(self.rank * min(shape[-2:])))
+        """The rank for a parameter of this shape; a share is of a matrix's smaller dimension, or of a tensor's largest:
+        dimensions below the rank stay whole."""
+        size = max(shape) if is_tensor(shape) else min(shape[-2:])
+        return int(self.rank) if self.rank >= 1 else max(1, round(self.rank * size))
+
+    def wants(self, item: Placed) -> bool:
+        """Whether a parameter is among those that are named."""
+        if not self.target_modules:
+            return bool(set(item.parts) & set(self.parts))
+        if self.target_modules == ALL_LINEAR:
+            return "embeddings" not in item.parts
+        return bool(check_target_module_exists(self.target_modules, item.name.rpartition(".")[0]))
 
     def apply(self, target: ParamTarget) -> Handle:
         if target.fixed_strength != 1.0:
@@ -89,13 +114,14 @@ class GaLore(SiteMethod, ParamMethod):
         wanted = [
             item
             for item in place_parameters(target.model, target.sites)
-            if item.parameter.requires_grad
-            and is_matrix(item)
-            and item.layer in layers
-            and set(item.parts) & set(self.parts)
+            if item.parameter.requires_grad and is_matrix(item) and item.layer in layers and self.wants(item)
         ]
+        if self.target_modules and not wanted:
+            raise ConfigError(
+                "no trained matrix has such a name", where="galore.target_modules", got=self.target_modules
+            )
         ranks = [(p, self.rank_of(p.shape)) for p in (item.parameter for item in wanted)]
-        ranks = [(p, rank) for p, rank in ranks if rank < min(p.shape[-2:])]
+        ranks = [(p, rank) for p, rank in ranks if compresses(p.shape, rank)]
         if wanted and not ranks:
             raise AttachError(
                 "no trained matrix is larger than the rank",
@@ -121,5 +147,17 @@ class GaLore(SiteMethod, ParamMethod):
 
 
 def is_matrix(item: Placed) -> bool:
-    """Whether a parameter is a weight matrix, or a stack of them (experts); biases of experts are neither."""
-    return item.parameter.dim() in (2, 3) and not item.name.rpartition(".")[2].endswith("bias")
+    """Whether a parameter is a weight matrix, a stack of them (experts) or a tensor; biases of experts are none."""
+    return item.parameter.dim() >= 2 and not item.name.rpartition(".")[2].endswith("bias")
+
+
+def _check_pattern(piece: object) -> None:
+    try:
+        re.compile(piece)  # type: ignore[call-overload]  # what is no text is an error too
+    except (re.error, TypeError) as error:
+        raise ConfigError(
+            f"these are no names of modules: {error}",
+            where="galore.target_modules",
+            got=piece,
+            expected='["attn", "mlp"]',
+        ) from error

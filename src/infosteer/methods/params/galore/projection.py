@@ -6,10 +6,12 @@ Shape letters: a matrix is (m, n), stacks of matrices (experts) have further dim
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+
+from infosteer.methods.params.galore.tucker import TuckerBasis, find_tucker, read_tucker
 
 MODES = ("std", "reverse_std", "left", "right", "full")
 SOLVERS = ("exact", "randomized")
@@ -49,6 +51,32 @@ class Basis:
             low = low @ (older.right @ self.right.mT)
         return low
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What an optimizer's state keeps, by name."""
+        return {name: side for name, side in (("left", self.left), ("right", self.right)) if side is not None}
+
+    def low_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """The shape of a projection by it, of a matrix or stack of this shape."""
+        rows = shape[-2] if self.left is None else self.left.shape[-1]
+        return (*shape[:-2], rows, shape[-1] if self.right is None else self.right.shape[-2])
+
+
+def read_basis(held: Mapping[str, Tensor]) -> Basis | TuckerBasis | None:
+    """The basis whose ``tensors`` these are; None where there are none."""
+    if "left" in held or "right" in held:
+        return Basis(left=held.get("left"), right=held.get("right"))
+    return read_tucker(held)
+
+
+def is_tensor(shape: Sequence[int]) -> bool:
+    """Whether a parameter is projected along all of its dimensions: three are a stack of matrices (experts)."""
+    return len(shape) > 3
+
+
+def compresses(shape: Sequence[int], rank: int) -> bool:
+    """Whether a rank leaves anything out."""
+    return rank < (max(shape) if is_tensor(shape) else min(shape[-2:]))
+
 
 def sides(shape: Sequence[int], mode: str) -> tuple[bool, bool]:
     """Whether a mode projects from the left, and from the right.
@@ -62,12 +90,17 @@ def sides(shape: Sequence[int], mode: str) -> tuple[bool, bool]:
 
 def projected_shape(shape: Sequence[int], rank: int, mode: str) -> tuple[int, ...]:
     """Shape of the projection of a matrix, and of each of the optimizer's moments."""
+    if is_tensor(shape):
+        return tuple(min(rank, n) for n in shape)
     left, right = sides(shape, mode)
     return (*shape[:-2], rank if left else shape[-2], rank if right else shape[-1])
 
 
-def find_basis(gradient: Tensor, rank: int, mode: str = "std", solver: str = "exact", seed: int = 0) -> Basis | None:
-    """The first ``rank`` singular directions of a gradient; None for one that is zero or not finite.
+def find_basis(
+    gradient: Tensor, rank: int, mode: str = "std", solver: str = "exact", seed: int = 0
+) -> Basis | TuckerBasis | None:
+    """The first ``rank`` singular directions of a gradient; None for one that is zero or not finite. One of more than
+    three dimensions has them along each, whatever the mode and solver.
 
     They are computed in fp32 (fp64 for fp64) and rounded to the gradient's type. ``randomized`` finds them in a random
     sketch of rank + 8 directions after two power iterations (Halko et al., arXiv 0909.4061), drawn from ``seed`` and
@@ -76,6 +109,9 @@ def find_basis(gradient: Tensor, rank: int, mode: str = "std", solver: str = "ex
     matrix = gradient if gradient.dtype == torch.float64 else gradient.float()
     if not bool(matrix.isfinite().all()) or not bool(matrix.any()):
         return None
+    if is_tensor(matrix.shape):
+        found = find_tucker(matrix, rank)
+        return TuckerBasis(factors=tuple(factor.to(gradient.dtype) for factor in found.factors))
     if solver == "exact":
         u, _, v = torch.linalg.svd(matrix, full_matrices=False)
     else:
