@@ -41,11 +41,10 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import infosteer
-from infosteer.core.marks import column
 from infosteer.core.registry import build_method, method_info
-from infosteer.core.surfaces import LossMethod
 from infosteer.errors import InfoSteerError
 from infosteer.methods.params.galore import state_bytes
+from infosteer.training.token_rows import marking_methods
 
 PLAIN, AGAIN = "plain", "plain again"
 VOCABULARY = 4096
@@ -82,7 +81,7 @@ def build_batch(options: argparse.Namespace, methods: Sequence[Any] = ()) -> dic
     labels = ids.clone()
     labels[:, : ids.shape[1] // 4] = -100
     marks = (torch.arange(ids.numel()).reshape(ids.shape) % 4 - 1).float()
-    marked = {column(m.label()): marks for m in methods if isinstance(m, LossMethod) and m.marks_tokens}
+    marked = dict.fromkeys(marking_methods(methods), marks)
     return {"input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids), **marked}
 
 

@@ -18,9 +18,8 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Phi3Config, Phi3ForCausalLM
 
 import infosteer
-from infosteer.core.marks import column
+from infosteer.core.marks import MarkingMethod, column
 from infosteer.core.registry import build_method, method_info
-from infosteer.core.surfaces import LossMethod
 
 KEYS = infosteer.list_methods()
 MODEL_KEYS = [key for key in KEYS if not key.startswith("data/")]  # data methods act before there is a trainer
@@ -84,7 +83,7 @@ def batch(methods: Sequence[Any] = (), count: int = 8, length: int = 12) -> dict
         mask[row, stop:], ids[row, stop:], labels[row, stop:] = 0, 0, -100
         labels[row, : 1 + row % 3] = -100
     marks = ((torch.arange(count * length).reshape(count, length) % 4 - 1) * mask).float()
-    marked = {column(m.label()): marks for m in methods if isinstance(m, LossMethod) and m.marks_tokens}
+    marked = {column(m.label()): marks for m in methods if isinstance(m, MarkingMethod) and m.marking}
     return {"input_ids": ids, "attention_mask": mask, "labels": labels, **marked}
 
 

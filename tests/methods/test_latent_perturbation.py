@@ -7,14 +7,18 @@ from typing import Any
 import pytest
 import torch
 from steered import VOCABULARY, llama
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 import infosteer
 from infosteer.core.contract import Context
 from infosteer.core.registry import build_method
-from infosteer.errors import ConfigError, NoEffectError
+from infosteer.errors import AttachError, ConfigError, DataError, NoEffectError
 from infosteer.methods.interventions.latent_perturbation import LatentPerturbation, perturb_states
 from infosteer.methods.interventions.latent_perturbation.method import largest_safe_share
 from infosteer.ops.counter import mix
+from infosteer.training.collate import MarkCollator
+from infosteer.training.encode import encode_rows
+from infosteer.training.loading import load_tokenizer
 
 
 def batch() -> dict[str, torch.Tensor]:
@@ -64,6 +68,64 @@ def test_only_the_positions_that_predict_the_answer_are_perturbed() -> None:
     assert (everywhere[1] != plain[1]).any(-1).all()
     without = outputs(model, [LatentPerturbation(layers=[1])], input_ids=rows["input_ids"])
     assert (without[1] != plain[1]).any(-1).all(), "without labels every row counts"
+
+
+def test_the_published_positions_are_the_answers_own() -> None:
+    model, rows = llama(), batch()
+    plain = outputs(model, [], **rows)
+    noisy = outputs(model, [LatentPerturbation(layers=[1], positions="response")], **rows)
+    wanted = torch.zeros(9, dtype=torch.bool)
+    wanted[5:] = True  # tokens 5 to 8 carry loss
+    assert torch.equal((noisy[1] != plain[1]).any(-1), wanted.expand(3, 9))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_each_row_in_the_layer_that_it_names(packed: bool) -> None:
+    """Against one call for each row with that layer alone; padded, and all rows in one sequence."""
+    rows = [
+        {"prompt": "Who is it?", "completion": " It is Ann.", "about": {"layer": 1}},
+        {"prompt": "Who?", "completion": " Nobody that anybody here knows of.", "about": {"layer": 0}},
+        {"prompt": "And who is this?", "completion": " Bob."},
+    ]
+    method = LatentPerturbation(at_once="row", layers=[0, 1])
+    tokenizer = load_tokenizer("embedded")
+    encoded = encode_rows(rows, tokenizer, methods=[method]).rows
+    assert [row["marks_latent_perturbation"][-1] for row in encoded] == [2.0, 1.0, 0.0]
+    collate = MarkCollator(DataCollatorForLanguageModeling(tokenizer.pad_token_id, padding_free=packed))
+    inputs = collate(encoded)
+    model = llama(vocab_size=len(tokenizer))
+    plain = outputs(model, [], **{name: value for name, value in inputs.items() if "marks" not in name})
+    mixed = outputs(model, [method], **inputs)
+    lengths = [len(row["input_ids"]) for row in encoded]
+    for number, row in enumerate(encoded):
+        begin = sum(lengths[:number])
+        place = (0, slice(begin, begin + lengths[number])) if packed else (number, slice(0, lengths[number]))
+        counted = [label != -100 for label in row["labels"][1:]] + [False]
+        for layer in (0, 1):
+            changed = (mixed[layer][place] != plain[layer][place]).any(-1)
+            own = rows[number].get("about", {}).get("layer")
+            assert changed[torch.tensor(counted)].all() == (own is not None and own <= layer)
+            if own == layer:  # layers behind see the change from their own attention
+                assert torch.equal(changed, torch.tensor(counted))
+        alone = MarkCollator(DataCollatorForLanguageModeling(tokenizer.pad_token_id))([row])
+        if own is not None and not packed:  # the same noise, whatever stands beside the row
+            one = LatentPerturbation(at_once="all", layers=[own])
+            marks = alone.pop("marks_latent_perturbation")
+            assert marks.eq(own + 1).all()
+            torch.testing.assert_close(mixed[own][place], outputs(model, [one], **alone)[own][0])
+
+
+def test_rows_without_layers_and_batches_without_marks_are_refused() -> None:
+    tokenizer, method = load_tokenizer("embedded"), LatentPerturbation(at_once="row", layers=[1])
+    row = {"prompt": "Who?", "completion": " Ann."}
+    for about, words in (({}, "in which layer"), ({"layer": "1"}, "number from 0"), ({"layer": -1}, "number from 0")):
+        with pytest.raises(DataError, match=words):
+            encode_rows([{**row, "about": about}], tokenizer, methods=[method])
+    with infosteer.steer(llama(), [method]) as session, pytest.raises(AttachError, match="rows' layers"):
+        session.model(**batch(), use_cache=False)
+    marks = torch.full((3, 9), 1.0)
+    with infosteer.steer(llama(), [method]) as session, pytest.raises(ConfigError, match="not perturbed"):
+        session.model(**batch(), marks_latent_perturbation=marks, use_cache=False)
 
 
 def test_one_layer_a_step_and_every_layer_has_its_turn() -> None:

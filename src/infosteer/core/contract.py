@@ -34,6 +34,8 @@ class Context:
         counted: (N,) bool, the rows that carry loss; None where the method does not ask for it
             (``InterventionMethod.selects``) or the model was called without labels: then every row counts.
         layers: all layers that an edit of states acts on; empty for all else.
+        marks: (N,) fp32, what the method marked the tokens of these rows with (:mod:`infosteer.core.marks`); None where
+            it marks none or the model was called without them, and for losses, which get those of the next token.
     """
 
     layer: int
@@ -42,6 +44,7 @@ class Context:
     keys: torch.Tensor | None = None
     counted: torch.Tensor | None = None
     layers: tuple[int, ...] = ()
+    marks: torch.Tensor | None = None
 
 
 @dataclasses.dataclass(kw_only=True)

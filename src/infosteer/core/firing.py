@@ -71,6 +71,7 @@ def edit_states(
             keys=keys,
             counted=None if weight is None else weight != 0,
             layers=edit.layers,
+            marks=call.marks_of(edit.method.label(), states) if edit.method.marking else None,
         )
         edited = edit.method.edit(edited, context)
     if call.training and call.open and call.measure and call.judge and first_batch is not None:
@@ -94,7 +95,12 @@ def _edit(call: Call, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None,
         weight = call.row_weight(k) if method.selects and call.from_labels else None
         counted = None if weight is None else weight != 0
         context = Context(
-            layer=plan.site.layer, step=call.step, strength=call.strengths[index], keys=keys, counted=counted
+            layer=plan.site.layer,
+            step=call.step,
+            strength=call.strengths[index],
+            keys=keys,
+            counted=counted,
+            marks=call.marks_of(method.label(), k) if method.marking else None,
         )
         if index == active[-1][0]:
             edited, joined = _edit_last(call, plan, method, edited, context)

@@ -126,6 +126,23 @@ class Call:
             return mix(mix(torch.arange(1, count + 1, device=k.device)) + self.step)
         return self.keys.to(k.device)
 
+    def marks_of(self, name: str, k: Tensor) -> Tensor | None:
+        """(N,) fp32 marks of a method, those of the tokens at the rows of k (..., M); None where there are none.
+
+        Raises:
+            AttachError: marks of another number than rows.
+        """
+        found = self.marks.get(name)
+        if found is None:
+            return None
+        if found.numel() != k.numel() // k.shape[-1]:
+            raise AttachError(
+                "the marks do not line up with the rows that the layers see",
+                where=name,
+                got=f"{found.numel()} marks, {k.numel() // k.shape[-1]} rows",
+            )
+        return found.reshape(-1).to(device=k.device, dtype=torch.float32)
+
     def _set_rows(self, rows: Tensor, *, from_labels: bool) -> None:
         self.rows, self.from_labels = rows.reshape(-1), from_labels
 

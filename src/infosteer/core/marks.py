@@ -1,8 +1,9 @@
-"""Marks: what a loss by token wants to know about each token and cannot see in logits, such as its row's reward.
+"""Marks: what a method wants to know about each token and cannot see in a forward, such as its row's reward.
 
-A method on the surface ``losses`` that sets ``marks_tokens`` is shown every training row when it is encoded, as a
+A :class:`MarkingMethod` (losses and interventions may be one) is shown every training row when it is encoded, as a
 :class:`TokenRow`, and answers with one number for each of its tokens. They travel as further columns, ``marks_<name>``,
-through batching into the model call, where the session takes them out again, and come back as ``Tokens.marks``.
+through batching into the model call, where the session takes them out again, and come back as ``Tokens.marks``, or as
+``Context.marks``.
 
 Shape letters: B batch, T time.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,6 +41,25 @@ class TokenRow:
     spans: Sequence[tuple[int, int]]
     parts: Sequence[tuple[str, int, int]]
     completion: int
+
+
+class MarkingMethod:
+    """What methods have in common that may be shown rows when they are encoded."""
+
+    marks_tokens: ClassVar[bool] = False  # whether methods of the class have something to say about tokens
+
+    @property
+    def marking(self) -> bool:
+        """Whether this one, with its settings, has."""
+        return self.marks_tokens
+
+    def marks(self, rows: Sequence[TokenRow]) -> list[list[float]]:
+        """One number for every token of every training row, padding being 0; asked for once, where ``marking``.
+
+        Raises:
+            DataError: rows in which the method finds nothing to act on.
+        """
+        return [[0.0] * len(row.ids) for row in rows]
 
 
 def column(name: str) -> str:

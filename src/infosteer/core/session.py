@@ -203,7 +203,7 @@ class Session:
                 change = loss_change(self.model, call, active, self.applied)
                 # a batch need not hold a token that was marked; that the rows do is checked when they are encoded.
                 # And a model is not yet another one than it was when steering began.
-                excused = {index for index, method in active.items() if method.marks_tokens or method.reads_base}
+                excused = {index for index, method in active.items() if method.marking or method.reads_base}
                 self.effects.add_to_loss(excused)
                 self.effects.add_to_loss(active.keys() - excused, change)
                 share = (change * factor / divisor(call, num_items, change.device)).to(loss)

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from infosteer.core.config import setting
 from infosteer.core.contract import Context, Method, SiteMethod
 from infosteer.core.data import DataMethod
-from infosteer.core.marks import TokenRow
+from infosteer.core.marks import MarkingMethod
 from infosteer.models import Site
 
 SCOPES = ("train", "policy", "evaluation", "always")
 
 
 @dataclasses.dataclass(kw_only=True)
-class InterventionMethod(SiteMethod):
+class InterventionMethod(MarkingMethod, SiteMethod):
     """Surface ``interventions``: edits key coefficients, or what layers put out, in the forward pass."""
 
     edits_states: ClassVar[bool] = False  # whether ``edit`` gets a layer's output (..., D) instead of coefficients
@@ -125,7 +125,7 @@ class Tokens:
 
 
 @dataclasses.dataclass(kw_only=True)
-class LossMethod(Method):
+class LossMethod(MarkingMethod, Method):
     """Surface ``losses``: what each token contributes to the loss.
 
     The task loss becomes ``L + s/n sum_t (f(l)_t - l_t)``, l_t the negative log-likelihood of a row that carries loss
@@ -133,7 +133,6 @@ class LossMethod(Method):
     """
 
     reads_prompts: ClassVar[bool] = False  # whether it is shown rows that carry no loss as well
-    marks_tokens: ClassVar[bool] = False  # whether it has something to say about tokens when rows are encoded
     looks_back: ClassVar[bool] = False  # whether it asks for ``Tokens.earlier``, which costs the head's forward again
     reads_base: ClassVar[bool] = False  # whether it asks for ``Tokens.base``, which costs a second model's forward
 
@@ -151,14 +150,6 @@ class LossMethod(Method):
         """What the method needs besides the model, such as weights of its own, which the handle then trains around
         optimizer steps; runs when steering begins. It comes back as ``Tokens.handle``."""
         return None
-
-    def marks(self, rows: Sequence[TokenRow]) -> list[list[float]]:
-        """One number for every token of every training row; asked for once, where ``marks_tokens``.
-
-        Raises:
-            DataError: rows in which the method finds nothing to act on.
-        """
-        return [[0.0] * len(row.ids) for row in rows]
 
     def measured(self, losses: Tensor, tokens: Tokens) -> dict[str, tuple[Tensor, Tensor]]:
         """Sums and counts by name, without gradient; their quotient over a step is logged as

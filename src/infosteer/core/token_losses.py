@@ -51,7 +51,7 @@ def loss_change(model: nn.Module, call: Call, methods: Mapping[int, LossMethod],
         )
     hidden = call.hidden.reshape(-1, call.hidden.shape[-1])
     targets, known = next_tokens(call)
-    marks = {index: next_marks(call, m) for index, m in methods.items() if m.marks_tokens}
+    marks = {index: next_marks(call, m) for index, m in methods.items() if m.marking}
     looks_back = any(method.looks_back for method in methods.values())
     likelihoods = _likelihoods(model, hidden, targets, known) if looks_back else None
     counted = call.rows.to(hidden.device) & known

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from infosteer.core.contract import Method
-from infosteer.core.marks import TokenRow, column
-from infosteer.core.surfaces import LossMethod
+from infosteer.core.marks import MarkingMethod, TokenRow, column
 from infosteer.errors import ConfigError
 
 Part = tuple[str, int, int]
@@ -16,15 +15,15 @@ Messages = Sequence[Mapping[str, str]]
 _STAND_IN = "partinfosteer{}trap"  # letters and digits alone: no template changes them
 
 
-def marking_methods(methods: Sequence[Method]) -> dict[str, LossMethod]:
+def marking_methods(methods: Sequence[Method]) -> dict[str, MarkingMethod]:
     """The methods that mark tokens, by the column of their marks.
 
     Raises:
         ConfigError: two of one name.
     """
-    found: dict[str, LossMethod] = {}
+    found: dict[str, MarkingMethod] = {}
     for method in methods:
-        if isinstance(method, LossMethod) and method.marks_tokens and not method.off:
+        if isinstance(method, MarkingMethod) and method.marking and not method.off:
             if column(method.label()) in found:
                 raise ConfigError(
                     "two methods that mark tokens have one name, so their marks cannot be told apart",
