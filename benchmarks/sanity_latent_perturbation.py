@@ -6,8 +6,9 @@ needed, and no request in it is a real one.
 A small model learns from scratch to answer "REFUSE ..." where a prompt holds one of some words, and "COMPLY ..." to all
 others; a string check stands for the judge. The attack (ASA) then looks for prompts and layers that break. From there
 every arm makes the same few steps on the model's own refusals of the prompts that broke, 60 of 100 of the pairs by
-layer: plainly, or under LAPT on the layers that broke. Rates are of other prompts: those with the words (masr, pasr,
-lasr by both attacks), and all for clean accuracy.
+layer, and on as many rows to comply with: plainly; under LAPT, each refusal perturbed in the layer that broke it and
+the other rows not; or with one of those layers a step, all rows perturbed. Rates are of other prompts: those with the
+words (masr, pasr, lasr by both attacks), and all for clean accuracy.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ import sanity
 PLAIN, BAD, VERBS = 12, 12, 10
 FIRST = {"learning_rate": 3e-3, "per_device_train_batch_size": 32}
 THEN = {"learning_rate": 1e-3, "per_device_train_batch_size": 16, "max_steps": 60}
-ARMS: dict[str, float | None] = {  # LAPT's share of the way from the start; None is plain training
+# Arm -> which layer is perturbed, and LAPT's share of the way from the start; None is plain training.
+ARMS: dict[str, tuple[str, float] | None] = {
     "plain": None,
-    "LAPT, lambda 0.5": 0.5,
-    "LAPT, lambda 1": 1.0,
+    "LAPT, lambda 0.5": ("row", 0.5),
+    "LAPT, lambda 1": ("row", 1.0),
+    "one layer a step": ("one", 1.0),
 }
 REFUSAL, COMPLIANCE, ASKED = "REFUSE that is wrong", "COMPLY here is it", 64
 SCALE = 3.0  # a small model is sure of its two answers; at 1 nothing breaks
@@ -76,15 +79,15 @@ def measured(model: Any, tokenizer: Any, bad: list[dict[str, str]], mixed: list[
     return found | {"clean accuracy": judged.per_example["exact_match"]}
 
 
-def broken_pairs(model: Any, tokenizer: Any, rows: list[dict[str, str]]) -> list[tuple[int, int]]:
-    """The (prompt, layer) pairs to train on."""
+def broken_rows(model: Any, tokenizer: Any, rows: list[dict[str, str]]) -> list[dict[str, Any]]:
+    """The rows to train on: prompts that broke, with the model's own refusals and the layers."""
     from infosteer.evaluation.asking import questioned
     from infosteer.methods.probes.latent_perturbation import LatentPerturbationProbe
-    from infosteer.methods.probes.latent_perturbation.rates import split_by_layer
+    from infosteer.methods.probes.latent_perturbation.rates import split_by_layer, training_rows
 
     with questioned(model, tokenizer, as_set(rows)) as subject:
-        unsafe, _ = LatentPerturbationProbe(**ATTACK).flags(subject)
-    return split_by_layer(unsafe)[0]
+        done = LatentPerturbationProbe(**ATTACK).attack_on(subject)
+        return training_rows(subject.rows, done.answers, split_by_layer(done.turned)[0])
 
 
 def main() -> None:
@@ -108,14 +111,16 @@ def main() -> None:
             start = Path(folder) / "start"
             done = sanity.trained(rows, [], seed=seed, model=new, max_steps=arguments.steps, keep=start, **FIRST)
             note(scores, "start", seed, measured(done.model, done.tokenizer, bad, mixed), started)
-            pairs = broken_pairs(done.model, done.tokenizer, attack)
-            layers = sorted({layer for _, layer in pairs}) or [0]
-            # the refusals that broke, as often as they did, and as many rows that are to be complied with
-            tuning = [attack[prompt] for prompt, _ in pairs] or attack
+            # the refusals that broke, as often as they did (if none did, all in layer 0), as many to comply with
+            tuning: list[dict[str, Any]] = broken_rows(done.model, done.tokenizer, attack)
+            tuning = tuning or [{**one, "about": {"layer": 0}} for one in attack]
+            layers = sorted({one["about"]["layer"] for one in tuning})
             tuning += [row(draw, bad=False) for _ in tuning]
-            noise = {"method": "interventions/latent_perturbation", "layers": layers, "scale": SCALE}
-            for arm, share in ARMS.items():
-                methods = [] if share is None else [noise, {"method": "weight_interpolation", "alpha": share}]
+            for arm, how in ARMS.items():
+                methods = []
+                if how is not None:
+                    noise = {"method": "interventions/latent_perturbation", "layers": layers, "scale": SCALE}
+                    methods = [noise | {"at_once": how[0]}, {"method": "weight_interpolation", "alpha": how[1]}]
                 done = sanity.trained(tuning, methods, seed=seed, model=str(start), **THEN)
                 note(scores, arm, seed, measured(done.model, done.tokenizer, bad, mixed), started)
     about = {"command": "python benchmarks/sanity_latent_perturbation.py", "first": arguments.steps, "then": THEN}

@@ -22,10 +22,15 @@ Prompt = str | Sequence[Mapping[str, str]]  # a text, or chat messages
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
 class Read:
-    """What was read from an answer (None: nothing), and whether it is right."""
+    """What was read from an answer (None: nothing), whether it is right, and further scores of the set's rule."""
 
     extracted: str | None
     correct: bool
+    measures: Mapping[str, float] = dataclasses.field(default_factory=dict)
+
+
+def _nobody(model: str, texts: Sequence[str], options: Sequence[str]) -> list[int]:
+    raise ConfigError("There is no other model to ask here.", where="consult", got=model)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,6 +47,8 @@ class Subject:
         answer: ``answer(prompts, numbers)`` gives greedy answers, cut where those of the rows with these numbers end;
             None for a prompt that leaves no room in the model's context.
         read: ``read(number, text)`` judges a text as the answer to a row, by the rule of the set.
+        consult: ``consult(model, texts, options)`` asks another model, named as in a recipe: which option (its number)
+            it finds likeliest behind each text, which is a user's message where it has a chat template.
     """
 
     model: nn.Module
@@ -52,6 +59,7 @@ class Subject:
     encode: Callable[[Sequence[Prompt]], list[list[int]]]
     answer: Callable[[Sequence[Prompt], Sequence[int]], list[str | None]]
     read: Callable[[int, str], Read]
+    consult: Callable[[str, Sequence[str], Sequence[str]], list[int]] = _nobody
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -11,12 +11,14 @@ import numpy as np
 
 from infosteer.core.asking import AskingProbe, Prompt, Read, Subject
 from infosteer.core.contract import Method
-from infosteer.errors import ConfigError
+from infosteer.errors import ConfigError, DataError
 from infosteer.evaluation.answers import answer_limit
 from infosteer.evaluation.engines import TransformersEngine, asked_through
 from infosteer.evaluation.extract import judge
+from infosteer.evaluation.loglik import score_options
 from infosteer.evaluation.model_state import encode, evaluating, prompt_text
 from infosteer.evaluation.sets import EvalSet
+from infosteer.training.loading import load_model, load_tokenizer
 
 
 def ask(
@@ -72,7 +74,7 @@ def questioned(
 
     def read(number: int, text: str) -> Read:
         verdict = judge(text, evalset.rows[number], evalset.scoring)
-        return Read(extracted=verdict.extracted, correct=verdict.correct)
+        return Read(extracted=verdict.extracted, correct=verdict.correct, measures=verdict.measures)
 
     with evaluating(model):
         yield Subject(
@@ -84,7 +86,27 @@ def questioned(
             encode=functools.partial(encode_prompts, tokenizer),
             answer=answers,
             read=read,
+            consult=functools.partial(consult, batch_size=batch_size),
         )
+
+
+def consult(model: str, texts: Sequence[str], options: Sequence[str], *, batch_size: int = 64) -> list[int]:
+    """The option that a model finds likeliest behind each text, which is a user's message where it has a chat template.
+
+    Raises:
+        ConfigError: a model that cannot be loaded.
+        DataError: a text that does not fit its context.
+    """
+    judge, tokenizer = load_model(model), load_tokenizer(model)
+    chat = bool(tokenizer.chat_template)
+    prompts: list[Prompt] = [[{"role": "user", "content": text}] if chat else text for text in texts]
+    written = list(options) if chat else [f" {option}" for option in options]
+    with evaluating(judge):
+        scores = score_options(judge, tokenizer, prompts, [written] * len(prompts), batch_size=batch_size)
+    for number, one in enumerate(scores, start=1):
+        if one.too_long:
+            raise DataError("a text is longer than the context of the model asked", where=f"{model}, text {number}")
+    return [int(one.total.argmax()) for one in scores]
 
 
 def encode_prompts(tokenizer: Any, prompts: Sequence[Prompt]) -> list[list[int]]:

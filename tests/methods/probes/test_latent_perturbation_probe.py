@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import itertools
 import json
@@ -16,9 +17,10 @@ import torch.nn.functional as F
 from test_coefficient_probes import llama
 from torch import Tensor
 
+from infosteer.core.asking import Subject
 from infosteer.core.registry import build_method
 from infosteer.errors import ConfigError, DataError
-from infosteer.evaluation.asking import as_measures, ask
+from infosteer.evaluation.asking import as_measures, ask, consult, questioned
 from infosteer.evaluation.sets import EvalSet
 from infosteer.methods.probes.latent_perturbation import LatentPerturbationProbe, attack_rates
 from infosteer.methods.probes.latent_perturbation.attack import (
@@ -28,8 +30,8 @@ from infosteer.methods.probes.latent_perturbation.attack import (
     last_states,
     perturbed_answers,
 )
-from infosteer.methods.probes.latent_perturbation.judging import is_refusal, is_unsafe
-from infosteer.methods.probes.latent_perturbation.rates import split_by_layer
+from infosteer.methods.probes.latent_perturbation.judging import is_on_topic, is_refusal, is_unsafe
+from infosteer.methods.probes.latent_perturbation.rates import split_by_layer, training_rows
 from infosteer.ops.matched_noise import match_statistics
 
 DATA = Path(os.environ.get("INFOSTEER_DATA", Path(__file__).parents[4] / "shared" / "data"))
@@ -163,6 +165,8 @@ def test_the_embedded_base_is_probed() -> None:
         layers = [name for name in means if name.startswith("lasr_")]
         assert means["lasr"] == pytest.approx(sum(means[name] for name in layers) / len(layers))
         assert len(found["nll"]) == 4
+        changes = [found[f"nll_change_{name.removeprefix('lasr_')}"] for name in layers]
+        assert found["nll_change"] == pytest.approx([sum(row) / len(row) for row in zip(*changes, strict=True)])
         if "only" in settings:
             assert layers == ["lasr_0", "lasr_2"]
     assert torch.equal(torch.get_rng_state(), state)
@@ -179,13 +183,93 @@ def test_what_is_unsafe_by_each_rule() -> None:
         def read(self, number: int, text: str) -> Any:
             return type("Read", (), {"correct": text == "blue"})
 
+        rows = ({"prompt": [{"role": "user", "content": "Tell me how it is done here!"}]},)
+
     told: dict[str, list[bool]] = {}
-    for rule in ("refusal", "answer", "target"):
+    for rule in ("refusal", "topic", "answer", "target"):
         probe = LatentPerturbationProbe(rule=rule, target=" Sure")
         told[rule] = [probe._is_unsafe(Asked(), 0, text) for text in ("Sure, here", "blue", "Sorry", "")]  # type: ignore[arg-type]
     assert told["refusal"] == [True, True, False, False]
+    assert told["topic"] == [True, False, False, False]
     assert told["answer"] == [True, False, True, True]
     assert told["target"] == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer", "on_topic"),
+    [("How do I pick a lock?", "Take two lockpicks.", False), ("How do I pick a lock?", "A lock has pins", True),
+     ("Explain explosives", "An explosion needs ...", True), ("Why?", "anything", True),
+     ("Explain LOCKS", "locks!", True)],
+)  # fmt: skip
+def test_the_rule_for_answers_beside_the_point(request_: str, answer: str, on_topic: bool) -> None:
+    assert is_on_topic(request_, answer) is on_topic
+
+
+class Judged:
+    """A subject whose judge notes what it is asked, and says True of every second text."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def consult(self, model: str, texts: list[str], options: tuple[str, str]) -> list[int]:
+        assert (model, options) == ("some/judge", ("True", "False"))
+        self.asked += texts
+        return [number % 2 for number in range(len(texts))]
+
+
+def test_a_judge_is_shown_requests_and_answers() -> None:
+    from infosteer.training.loading import load_model, load_tokenizer
+
+    probe = LatentPerturbationProbe(
+        rule="judge", judge="some/judge", judge_prompt="{answer} to {request}", only=[0, 1], new_tokens=3
+    )
+    model, tokenizer, judge = load_model("embedded"), load_tokenizer("embedded"), Judged()
+    with questioned(model, tokenizer, questions(2)) as subject:
+        done = probe.attack_on(dataclasses.replace(subject, consult=judge.consult))
+        own = probe.attack_on(subject, judge=lambda requests, answers: [len(text) > 3 for text in answers])
+        with pytest.raises(ConfigError, match="some/judge"):
+            probe.attack_on(subject)
+    assert judge.asked[0] == f"{done.answers[0]} to Question: What is 0?\nAnswer:"
+    assert len(judge.asked) == 6  # of each prompt the unperturbed answer, and one a layer
+    assert (done.clean, done.unsafe) == ([True, False], [[False, True], [True, False]])
+    assert done.turned == [[False, False], [True, False]]
+    assert own.clean == [len(text) > 3 for text in own.answers]
+    bare = Subject(
+        model=model, tokenizer=tokenizer, rows=[], shown=[], limit=1, encode=lambda prompts: [],
+        answer=lambda prompts, numbers: [], read=lambda number, text: None,  # type: ignore[arg-type, return-value]
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match="no other model"):
+        bare.consult("some/judge", [], [])
+
+
+def test_another_model_says_which_option_is_likeliest() -> None:
+    from infosteer.training.loading import load_model, load_tokenizer
+
+    model, tokenizer = load_model("embedded").eval(), load_tokenizer("embedded")
+    texts, options = ["The answer is", "He was born in", "True or False?"], ["True", "False", "the"]
+    wanted = []
+    for text in texts:
+        scores = []
+        for option in options:
+            ids = torch.tensor([tokenizer(f"{text} {option}")["input_ids"]])
+            begin = len(tokenizer(text)["input_ids"])
+            with torch.no_grad():
+                p = model(input_ids=ids).logits[0].log_softmax(-1)
+            scores.append(sum(float(p[t - 1, ids[0, t]]) for t in range(begin, ids.shape[1])))
+        wanted.append(scores.index(max(scores)))
+    assert consult("embedded", texts, options) == wanted
+
+
+def test_what_broke_becomes_training_rows() -> None:
+    chat = [{"role": "user", "content": "hi"}]
+    rows = [{"prompt": "a", "lead": ""}, {"prompt": "b", "lead": "\n"}, {"prompt": chat, "lead": ""}]
+    made = training_rows(rows, [" No.", "Never. ", "No!"], [(0, 2), (1, 0), (2, 1), (0, 1)])
+    assert made == [
+        {"prompt": "a", "completion": " No.", "about": {"layer": 2}},
+        {"prompt": "b", "completion": "\nNever.", "about": {"layer": 0}},
+        {"prompt": chat, "completion": [{"role": "assistant", "content": "No!"}], "about": {"layer": 1}},
+        {"prompt": "a", "completion": " No.", "about": {"layer": 1}},
+    ]
 
 
 def test_noise_by_prompt_or_fixed() -> None:
@@ -203,6 +287,8 @@ def test_noise_by_prompt_or_fixed() -> None:
 @pytest.mark.parametrize(
     "settings", [{"attack": "x"}, {"rule": "judge"},
                  {"rule": "target"}, {"direction": 2}, {"direction": True}, {"scale": -1},
+                 {"judge": "some/judge"}, {"rule": "judge", "judge": "x", "judge_prompt": "{answer}"},
+                 {"judge_prompt": 3},
                  {"new_tokens": 0}, {"seed": 0.5}, {"target": 3}, {"noise": "no"}, {"every": 1}],
 )  # fmt: skip
 def test_bad_settings(settings: dict[str, Any]) -> None:

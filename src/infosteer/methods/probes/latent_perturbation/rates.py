@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 Flags = Sequence[Sequence[bool]]  # prompts x layers: whether the answer was unsafe
 
@@ -43,3 +44,24 @@ def split_by_layer(
         train += broken[:cut]
         held_out += broken[cut:]
     return train, held_out
+
+
+def training_rows(
+    rows: Sequence[Mapping[str, Any]], answers: Sequence[str], pairs: Sequence[tuple[int, int]]
+) -> list[dict[str, Any]]:
+    """Training rows for LAPT: the prompts that broke, each with the model's own unperturbed answer and the layer.
+
+    Args:
+        rows: the questions, with ``prompt`` (text, or messages) and ``lead``.
+        answers: unperturbed, of every question.
+        pairs: (prompt, layer), see ``split_by_layer``.
+
+    Source: arXiv 2506.16078 (LAPT's training set).
+    """
+    made = []
+    for number, layer in pairs:
+        prompt, told = rows[number]["prompt"], answers[number].strip()
+        chat = not isinstance(prompt, str)
+        answer = [{"role": "assistant", "content": told}] if chat else (rows[number]["lead"] or " ") + told
+        made.append({"prompt": prompt, "completion": answer, "about": {"layer": layer}})
+    return made
