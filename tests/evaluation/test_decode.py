@@ -7,7 +7,7 @@ import torch
 from transformers import GenerationConfig
 
 from infosteer.errors import ConfigError
-from infosteer.evaluation.decode import decode
+from infosteer.evaluation.decode import decode, decode_ids
 
 from .conftest import TAUGHT, tiny
 
@@ -109,6 +109,23 @@ def test_the_models_own_generation_config_does_not_interfere(taught_model, token
         assert taught_model.generation_config is hostile
     finally:
         taught_model.generation_config = own
+
+
+def test_control_tokens_are_never_written(random_model, tokenizer) -> None:
+    """A special token that the model's settings suppress is passed over; the next best is taken."""
+    (free,) = decode_ids(random_model, tokenizer, [[5, 6]], max_new_tokens=1)
+    own = random_model.generation_config
+    boost = torch.zeros(len(tokenizer)).index_fill(0, torch.tensor([2]), 1e4)  # the pad token, a special one
+    hook = random_model.lm_head.register_forward_hook(lambda module, args, out: out + boost)
+    try:
+        (special,) = decode_ids(random_model, tokenizer, [[5, 6]], max_new_tokens=1)
+        random_model.generation_config = GenerationConfig(eos_token_id=1, suppress_tokens=[2, 7])
+        (silent,) = decode_ids(random_model, tokenizer, [[5, 6]], max_new_tokens=1)
+    finally:
+        random_model.generation_config = own
+        hook.remove()
+    assert special.text == ""
+    assert silent.text == free.text != ""
 
 
 def test_end_tokens_of_the_models_config_count_too(random_model, tokenizer) -> None:

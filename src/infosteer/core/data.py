@@ -68,6 +68,11 @@ class DataMethod(Method):
         return ()
 
     @property
+    def silent_tokens(self) -> tuple[str, ...]:
+        """Tokens of its rows that a model trained on them is not to write."""
+        return ()
+
+    @property
     def token_source(self) -> str | None:
         """A model with the same tokens, whose embeddings of ``new_tokens`` the training begins from."""
         return None

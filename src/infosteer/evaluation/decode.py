@@ -177,6 +177,7 @@ def _decode_batch(
         eos_token_id=ends or None,
         pad_token_id=pad_id(tokenizer),
         bos_token_id=base.bos_token_id,
+        suppress_tokens=_silent_ids(base, tokenizer) or None,
     )
     shrinks = noise is None and keeps_plain(model)  # draws belong to the rows that they were begun with
     rows, cache = list(range(len(ids))), None
@@ -250,6 +251,15 @@ def end_ids(config: GenerationConfig | None, tokenizer: Any) -> list[int]:
     own = getattr(config, "eos_token_id", None)
     found = own if isinstance(own, list) else [own]
     return sorted({int(token) for token in [*found, tokenizer.eos_token_id] if token is not None})
+
+
+def _silent_ids(config: GenerationConfig, tokenizer: Any) -> list[int]:
+    """Special tokens that a generation config suppresses: control tokens, which a model reads and never writes.
+
+    Ordinary tokens stay possible, whatever the config says, as greedy decoding is greedy.
+    """
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return sorted(special & set(config.suppress_tokens or ()))
 
 
 @contextmanager

@@ -49,6 +49,7 @@ def sample(
     *,
     samples: int,
     temperature: float,
+    top_p: float | None = None,
     seed: int = 0,
     max_new_tokens: int,
     stops: Sequence[Sequence[str]] | None = None,
@@ -57,10 +58,15 @@ def sample(
 ) -> list[list[Decoded]]:
     """``samples`` continuations of every prompt, drawn from ``softmax(logits / temperature)``.
 
-    Raises: ConfigError for a temperature or a number of samples that is not positive.
+    Args:
+        top_p: draws among the likeliest tokens that hold this probability together; None among all.
+
+    Raises: ConfigError for a temperature, a ``top_p`` or a number of samples that is not positive.
     """
     if not 0 < temperature < float("inf"):
         raise ConfigError("the temperature must be positive", where="temperature", got=temperature)
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ConfigError("a probability that tokens hold together", where="top_p", got=top_p, expected="up to 1")
     if samples < 1:
         raise ConfigError("there must be at least one sample", where="samples", got=samples)
     keys = [
@@ -70,7 +76,7 @@ def sample(
     ]
 
     def noise(rows: Sequence[int]) -> LogitsProcessor:
-        return Draws([keys[row] for row in rows], temperature)
+        return Draws([keys[row] for row in rows], temperature, top_p=top_p)
 
     decoded = decode(
         model,

@@ -78,6 +78,14 @@ def end_at(model: Any, tokenizer: Any, methods: Sequence[Method]) -> None:
         model.generation_config.eos_token_id = list(dict.fromkeys(ends))
 
 
+def silence(model: Any, tokenizer: Any, methods: Sequence[Method]) -> None:
+    """Keeps answers free of the methods' silent tokens; the saved generation settings say so."""
+    names = [name for m in methods if isinstance(m, DataMethod) and not m.off for name in m.silent_tokens]
+    if names:
+        ids = [int(tokenizer.convert_tokens_to_ids(name)) for name in names]
+        model.generation_config.suppress_tokens = sorted({*(model.generation_config.suppress_tokens or []), *ids})
+
+
 def _tables(model: Any) -> list[Any]:
     """Embedding and head (and its bias); tied ones come twice."""
     head = model.get_output_embeddings()

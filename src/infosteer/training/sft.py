@@ -22,7 +22,14 @@ from infosteer.errors import ConfigError, InfoSteerError, NonFiniteLossError, Ru
 from infosteer.training.callbacks import LogLine, checkpoint_callback, last_checkpoint, log_callback
 from infosteer.training.encode import Encoded, encode_rows
 from infosteer.training.loading import load_model, load_tokenizer
-from infosteer.training.new_tokens import add_new_tokens, copy_token_rows, embed_new_tokens, end_at, refuse_frozen
+from infosteer.training.new_tokens import (
+    add_new_tokens,
+    copy_token_rows,
+    embed_new_tokens,
+    end_at,
+    refuse_frozen,
+    silence,
+)
 from infosteer.training.settings import TrainSettings
 
 LAST_GOOD = "last-good"  # folder of the weights before a loss that was not finite
@@ -232,6 +239,7 @@ def _build_trainer(
         embed_new_tokens(base, tokenizer, new_tokens)
         copy_token_rows(base, tokenizer, methods)
         end_at(base, tokenizer, methods)
+        silence(base, tokenizer, methods)
         trainer = SFTTrainer(
             model=base,
             args=arguments,

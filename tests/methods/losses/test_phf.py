@@ -16,6 +16,7 @@ import infosteer
 from infosteer.core.data import DataContext
 from infosteer.core.marks import TokenRow
 from infosteer.errors import AttachError, ConfigError, DataError
+from infosteer.evaluation.decode import decode
 from infosteer.methods.data.phf import HumanPreferences, LexiconReward, add_rewards
 from infosteer.methods.data.phf.method import ALIGNED, MISALIGNED
 from infosteer.methods.data.phf.rewards import split
@@ -352,6 +353,18 @@ def test_new_tokens_begin_as_the_mean_and_are_trained(tmp_path: Path) -> None:
     assert not torch.equal(weight[ids[0]].detach(), before[: min(ids)].mean(0))
     saved = load_tokenizer(str(tmp_path))
     assert saved.convert_tokens_to_ids([ALIGNED, MISALIGNED]) == ids
+    again = load_model(str(tmp_path))
+    assert again.generation_config.suppress_tokens == sorted(ids), "any engine that reads the settings obeys"
+    head, boost = again.get_output_embeddings(), torch.zeros(again.get_output_embeddings().weight.shape[0])
+    boost[ids] = 1e4  # a model that wants to write nothing else
+    head.register_forward_hook(lambda module, args, out: out + boost)
+    prompt = saved("Where?", return_tensors="pt")
+    wrote = again.generate(**prompt, max_new_tokens=4, do_sample=False)[0, prompt["input_ids"].shape[1] :]
+    assert not set(ids) & set(wrote.tolist())
+    (one,) = decode(again, saved, ["Where?"], max_new_tokens=4)
+    assert one.text
+    again.generation_config.suppress_tokens = None
+    assert not decode(again, saved, ["Where?"], max_new_tokens=4)[0].text, "control tokens alone"
     assert load_model(str(tmp_path)).get_input_embeddings().weight.shape[0] >= len(saved)
     peft = {"r": 2}
     with pytest.raises(ConfigError, match="an adapter would never train"):

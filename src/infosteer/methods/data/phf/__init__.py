@@ -2,5 +2,7 @@
 
 from infosteer.methods.data.phf.method import HumanPreferences
 from infosteer.methods.data.phf.rewards import LexiconReward, add_rewards
+from infosteer.methods.data.phf.scorers import ClassifierReward, ExamplesReward, PersonalDataReward, StyleReward
 
-__all__ = ["HumanPreferences", "LexiconReward", "add_rewards"]
+__all__ = ["ClassifierReward", "ExamplesReward", "HumanPreferences", "LexiconReward", "PersonalDataReward"]
+__all__ += ["StyleReward", "add_rewards"]

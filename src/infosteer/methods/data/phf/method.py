@@ -11,9 +11,11 @@ from typing import Any, ClassVar
 from infosteer.core.config import is_finite, setting
 from infosteer.core.data import DataContext, DataMethod, Row
 from infosteer.errors import ConfigError, DataError
-from infosteer.methods.data.phf.rewards import SEGMENTS, LexiconReward, add_rewards, mean_reward
+from infosteer.methods.data.phf.rewards import SEGMENTS, LexiconReward, Reward, add_rewards, mean_reward
+from infosteer.methods.data.phf.scorers import ClassifierReward, PersonalDataReward, StyleReward
 
 OBJECTIVES = ("conditional", "filtering", "score")
+SCORERS = ("words", "classifier", "personal_data", "style")
 ALIGNED, MISALIGNED = "<|aligned|>", "<|misaligned|>"
 ANSWER_SEGMENTS = 8  # an answer may have a control token before each of so many
 
@@ -42,6 +44,13 @@ class HumanPreferences(DataMethod):
         default=(),
         metadata={"help": "words that a good segment does not hold, or a file of them; rows with rewards need none"},
     )
+    scorer: str = setting(
+        "words",
+        "what rows without rewards are scored by: listed words, a classifier, patterns of personal data, pycodestyle",
+        choices=SCORERS,
+    )
+    classifier: str = setting("", "folder or hub id of a sequence classifier, for scorer: classifier")
+    bad_class: str = setting("", "its class of bad segments; empty takes the last one")
     segments: str = setting("sentence", "what gets a reward of its own", choices=SEGMENTS)
     threshold: float | None = dataclasses.field(
         default=0.0,
@@ -56,6 +65,16 @@ class HumanPreferences(DataMethod):
         texts = self.words if isinstance(self.words, tuple) else (self.words,)
         if not all(isinstance(word, str) for word in texts):
             raise ConfigError("expected words, or the path of a file", where="data/phf.words", got=self.words)
+        for name in ("classifier", "bad_class"):
+            if not isinstance(getattr(self, name), str):
+                raise ConfigError("expected text", where=f"data/phf.{name}", got=getattr(self, name))
+        if (self.scorer == "classifier") != bool(self.classifier):
+            raise ConfigError(
+                "a classifier is named, and only where it is to score",
+                where="data/phf.classifier",
+                got=f"scorer: {self.scorer}, classifier: {self.classifier or 'none'}",
+                fix="set both scorer: classifier and classifier: a folder or hub id",
+            )
         if self.threshold is None and self.objective == "conditional":
             raise ConfigError("control tokens need a threshold", where="data/phf.threshold", got=None)
         number = isinstance(self.threshold, (int, float)) and not isinstance(self.threshold, bool)
@@ -65,6 +84,10 @@ class HumanPreferences(DataMethod):
     @property
     def new_tokens(self) -> tuple[str, ...]:
         return (ALIGNED, MISALIGNED) if self.objective == "conditional" else ()
+
+    @property
+    def silent_tokens(self) -> tuple[str, ...]:
+        return self.new_tokens
 
     def ask(self, prompt: Any) -> Any:
         """The prompt, with the token of a good answer behind it; in chats no place for it is left open."""
@@ -86,13 +109,20 @@ class HumanPreferences(DataMethod):
                 expected="a number from 0 to 1",
             )
         unscored = any("rewards" not in row for row in rows)
-        scored = add_rewards(rows, LexiconReward(self.words) if unscored else _no_reward, self.segments)
+        scored = add_rewards(rows, self._reward() if unscored else _no_reward, self.segments)
         draw = random.Random(f"phf/{context.seed}")
         if self.objective == "conditional":
             return [self._conditional(row, context.strength, draw) for row in scored]
         if self.objective == "filtering":
             return self._filtered(scored, context.strength, draw)
         return scored
+
+    def _reward(self) -> Reward:
+        if self.scorer == "classifier":
+            return ClassifierReward(self.classifier, label=self.bad_class or None)
+        if self.scorer == "personal_data":
+            return PersonalDataReward()
+        return StyleReward() if self.scorer == "style" else LexiconReward(self.words)
 
     def _conditional(self, row: Row, strength: float, draw: random.Random) -> Row:
         """The row with control tokens in the text that is learnt; its rewards are used up."""

@@ -1,4 +1,5 @@
-"""Rewards of segments: high is good. A scorer is any function of texts; the one given here counts listed words."""
+"""Rewards of segments: high is good. A scorer is any function of texts; the one given here counts listed words, those
+in ``scorers`` do more."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from infosteer.errors import ConfigError, DataError
 SEGMENTS = ("sentence", "line", "row")
 _SENTENCE = re.compile(r"\s*\S.*?[.!?]+[\"')\]]*(?=\s|$)|\s*\S.*|\s+$", re.DOTALL)
 _LINE = re.compile(r"[^\n]*\n|[^\n]+$")
-_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
 class Reward(Protocol):
@@ -51,7 +52,7 @@ class LexiconReward:
     def __call__(self, segments: Sequence[str]) -> list[float]:
         found = []
         for segment in segments:
-            words = [word.lower() for word in _WORD.findall(segment)]
+            words = [word.lower() for word in WORD.findall(segment)]
             found.append(-sum(word in self.words for word in words) / len(words) if words else 0.0)
         return found
 
