@@ -65,6 +65,19 @@ class Calls:
         self._stack.pop().call.open = False
         return top.call
 
+    def opened_by(self, module: nn.Module) -> bool:
+        """Whether the innermost open call began at this module."""
+        return bool(self._stack) and self._stack[-1].module is module
+
+    def told(self, module: nn.Module, kwargs: Mapping[str, Any]) -> bool:
+        """Whether a module inside the open call, which gets these arguments, can tell it nothing new: it sees the token
+        positions that the call has read already (prompt tuning adds some on the way in)."""
+        if not self._stack or self._stack[-1].module is module:
+            return False
+        ids, embedded = self._stack[-1].call.ids, kwargs.get("inputs_embeds")
+        seen = kwargs.get("input_ids") if embedded is None else embedded
+        return ids is not None and seen is not None and seen.shape[:2] == ids.shape
+
     def await_loss(self, call: Call, output: Any) -> None:
         """Keeps a closed call until a loss that depends on its output is coupled."""
         call.number = next(_numbers)

@@ -140,7 +140,6 @@ def _observe(call: Call, plan: SitePlan, k: Tensor) -> None:
             observer.see(plan.site.layer, rows, weight)
 
 
-@torch.compiler.disable
 def _measure(call: Call, plan: SitePlan, k: Tensor, edited: Tensor, first_batch: FirstBatch | None) -> None:
     weight = call.row_weight(k) if call.lines_up(k) else None
     measure_site(call, plan.site, k, edited, weight)

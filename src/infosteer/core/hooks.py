@@ -116,6 +116,20 @@ class EntryHook:
         if self.session is not None and (call := self.session.calls.leave(module)) is not None:
             self.session.close_call(call, output)
 
+    def before_inside(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+        """``before`` for all but the outermost module: a graph is broken only where there is something to learn."""
+        if self.session is not None and torch.compiler.is_compiling() and self.session.calls.told(module, kwargs):
+            return None
+        return self.before(module, args, kwargs)
+
+    def after_inside(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """``after`` for all but the outermost module."""
+        if self.session is None or (torch.compiler.is_compiling() and not self.session.calls.opened_by(module)):
+            return
+        self.after(module, args, output)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> EntryHook:
         return EntryHook(None)
 
@@ -134,8 +148,9 @@ def entry_hooks(session: Session, model: nn.Module, site_names: Sequence[str]) -
             break
         hook = EntryHook(session)
         # Prepended, so that a user's own pre-hook on the model already runs inside the call.
-        handles.append(module.register_forward_pre_hook(hook.before, prepend=True, with_kwargs=True))
-        handles.append(module.register_forward_hook(hook.after, always_call=True))
+        before, after = (hook.before_inside, hook.after_inside) if depth else (hook.before, hook.after)
+        handles.append(module.register_forward_pre_hook(before, prepend=True, with_kwargs=True))
+        handles.append(module.register_forward_hook(after, always_call=True))
     return handles
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from infosteer.ops.entropy import key_entropy
 logger = logging.getLogger(__name__)
 
 CHUNK_ROWS = 64
+Sample = tuple[Tensor, Tensor, Tensor, Tensor]
 # An edit that overwrites more of the |k| mass, or moves the FFN output further than this, is no longer minor.
 LARGE_CHANGE = 0.10
 
@@ -36,8 +37,7 @@ def measure_site(call: Call, site: Site, before: Tensor, after: Tensor, weight: 
     """
     width, edited = before.shape[-1], before is not after
     before, after = before.detach().reshape(-1, width), after.detach().reshape(-1, width)
-    for start in range(0, before.shape[0], CHUNK_ROWS):
-        rows = slice(start, start + CHUNK_ROWS)
+    for rows in _chunks(before):
         k0, k1 = before[rows].float(), after[rows].float()
         w = torch.ones(k0.shape[0], device=k0.device) if weight is None else weight[rows]
         call.sums[f"entropy/{site.layer}"] += (key_entropy(k1) * w).sum()
@@ -53,8 +53,7 @@ def measure_penalty(
 ) -> None:
     """Adds ``coefficient * sum over rows that carry loss of rows(k)`` to the call's sum of this penalty."""
     flat = k.detach().reshape(-1, k.shape[-1])
-    for start in range(0, flat.shape[0], CHUNK_ROWS):
-        rows = slice(start, start + CHUNK_ROWS)
+    for rows in _chunks(flat):
         values = method.rows(flat[rows])
         call.sums[f"penalty/{index}"] += coefficient * (values if weight is None else values * weight[rows]).sum()
 
@@ -66,6 +65,7 @@ class FirstBatch:
     mass: dict[int, float] = dataclasses.field(default_factory=dict)
     output: dict[int, float] = dataclasses.field(default_factory=dict)
     changed: bool = False
+    _waiting: list[tuple[Site, Sample]] = dataclasses.field(default_factory=list)
 
     @torch.no_grad()
     def add(self, site: Site, before: Tensor, after: Tensor, weight: Tensor | None) -> None:
@@ -73,14 +73,16 @@ class FirstBatch:
 
         Symbols: mass = sum_{j: k'_j != k_j} |k_j| / sum_j |k_j|; output = ||(k' - k) W_down||_F / ||k W_down||_F.
         """
-        self.changed = self.changed or not torch.equal(before, after)
-        width = before.shape[-1]
-        k0, k1 = before.detach().reshape(-1, width), after.detach().reshape(-1, width)
-        if weight is not None:
-            kept = weight.nonzero().squeeze(-1)
-            k0, k1 = k0[kept], k1[kept]
-        stride = max(1, k0.shape[0] // CHUNK_ROWS)
-        k0, k1 = k0[::stride].float(), k1[::stride].float()
+        found = sample(before, after, weight)
+        if torch.compiler.is_compiling():
+            self._waiting.append((site, found))  # numbers are read when the graph has run
+        else:
+            self._judge(site, found)
+
+    def _judge(self, site: Site, found: Sample) -> None:
+        changed_at_all, kept, k0, k1 = found
+        self.changed = self.changed or bool(changed_at_all)
+        k0, k1 = k0[kept].float(), k1[kept].float()
         changed = (k0 != k1) & ~(k0.isnan() & k1.isnan())
         total = k0.abs().sum()
         self.mass[site.layer] = float(k0.abs().mul(changed).sum() / total) if total > 0 else float(changed.any())
@@ -102,6 +104,9 @@ class FirstBatch:
 
     def report(self) -> None:
         """Logs both shares, with a warning where they are large; nothing where no coefficient was edited."""
+        with torch.no_grad():
+            while self._waiting:
+                self._judge(*self._waiting.pop(0))
         if not self.mass:
             return
         mass, output = _span(list(self.mass.values())), _span(list(self.output.values()))
@@ -114,6 +119,29 @@ class FirstBatch:
                 mass,
                 output,
             )
+
+
+def sample(before: Tensor, after: Tensor, weight: Tensor | None) -> Sample:
+    """Some rows of the coefficients before and after the edits, evenly from those of weight > 0, without asking the
+    device for a number.
+
+    Returns:
+        Whether anything changed (0-dim bool); which of the rows that follow count (S,) bool; k and k' (S, M), S less
+        than twice ``CHUNK_ROWS``.
+    """
+    width = before.shape[-1]
+    k0, k1 = before.detach().reshape(-1, width), after.detach().reshape(-1, width)
+    counted = torch.ones(k0.shape[0], dtype=torch.bool, device=k0.device) if weight is None else weight != 0
+    order, count = torch.argsort(~counted, stable=True), counted.sum()
+    places = torch.arange(min(2 * CHUNK_ROWS, k0.shape[0]), device=k0.device) * (count // CHUNK_ROWS).clamp(min=1)
+    rows = order[places.clamp(max=max(k0.shape[0] - 1, 0))]
+    return (before != after).any(), places < count, k0[rows], k1[rows]
+
+
+def _chunks(rows: Tensor) -> Iterator[slice]:
+    """Slices of so many rows as fit a cache; all in one where a compiler fuses what is done with them."""
+    step = max(rows.shape[0], 1) if torch.compiler.is_compiling() else CHUNK_ROWS
+    return (slice(start, start + step) for start in range(0, rows.shape[0], step))
 
 
 def _span(values: Sequence[float]) -> str:
