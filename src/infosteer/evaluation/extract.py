@@ -12,11 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from infosteer.evaluation.rouge import rouge
 from infosteer.evaluation.rules import phrase_after_lead, strict_number, strict_option, suite_number, suite_option
 from infosteer.lab.reasoning import parse_solution, score
 from infosteer.training.answers import last_number, same_number, show_number
 
-Scoring = Literal["exact_match", "option", "number", "phrase", "process", "text"]
+Scoring = Literal["exact_match", "option", "number", "phrase", "process", "rouge", "text"]
 
 
 TOLERANCE = 1e-3  # of numbers, under the suite's rule
@@ -61,8 +62,9 @@ def is_worked_solution(text: str) -> bool:
 def judge(prediction: str, row: Mapping[str, Any], scoring: Scoring) -> Verdict:
     """Compare a prediction with a row's answer.
 
-    ``exact_match`` compares the normalised texts as wholes. ``process`` takes both for worked solutions of the lab,
-    compares the answers at their ends, and has the measures ``verified`` (every step and the answer right) and
+    ``exact_match`` compares the normalised texts as wholes; ``rouge`` does so too, and has the measures ``rouge1``,
+    ``rouge2`` and ``rougeL``, of the answer or alias that is nearest. ``process`` takes both for worked solutions of
+    the lab, compares the answers at their ends, and has the measures ``verified`` (every step and the answer right) and
     ``process`` (share of right steps). The others are judged by two rules (see ``infosteer.evaluation.rules``):
 
     - ``option``: the option named first, as the suite has it; strictly, the one that is stated, or the only one named;
@@ -83,7 +85,9 @@ def judge(prediction: str, row: Mapping[str, Any], scoring: Scoring) -> Verdict:
         first, strict = _RULES[scoring](prediction, row)
         return Verdict(extracted=first.extracted, correct=first.correct, strict=strict)
     text = normalise_answer(prediction)
-    return Verdict(extracted=text or None, correct=bool(text) and text == normalise_answer(row["answer"]))
+    measures = rouge(prediction, [row["answer"], *(row.get("aliases") or [])]) if scoring == "rouge" else {}
+    correct = bool(text) and text == normalise_answer(row["answer"])
+    return Verdict(extracted=text or None, correct=correct, measures=measures)
 
 
 def _number(prediction: str, row: Mapping[str, Any]) -> tuple[Reading, Reading]:

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 # from 0 to 1, shown in percent
 SHARES = ("exact_match", "strict_match", "utilisation", "option_accuracy", "option_accuracy_norm")
 ORDER = (*SHARES, "answer_nll", "nll", "bits_per_byte")
-_BOUNDED = frozenset([*SHARES, "calibration_error", "verified", "process"])
+_ROUGE = ("rouge1", "rouge2", "rougeL")
+_BOUNDED = frozenset([*SHARES, *_ROUGE, "calibration_error", "verified", "process"])
 _HARNESS = frozenset(
     ["acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match"]
 )  # lm-eval's, maybe with a filter
@@ -64,7 +65,7 @@ def step_unit(measure: str) -> str:
 
 def better(measure: str) -> int | None:
     """1 where more is better, -1 where less is, None where the name does not say."""
-    if is_share(measure) or "accuracy" in measure:
+    if is_share(measure) or "accuracy" in measure or measure in _ROUGE:
         return 1
     return -1 if measure.endswith(_LOWER) else None
 

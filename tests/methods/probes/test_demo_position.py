@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from infosteer.core.registry import build_method
 from infosteer.errors import ConfigError, DataError
 from infosteer.evaluation.asking import as_measures, ask
 from infosteer.evaluation.demo_slots import compare_slots, demo_slot_report, signed_rank
+from infosteer.evaluation.extract import judge
 from infosteer.evaluation.sets import EvalSet
 from infosteer.methods.probes.demo_position import DemoPosition, slot_scores
 from infosteer.methods.probes.demo_position.placing import SLOTS, ZERO_SHOT, check_system_role, in_words, place
@@ -126,6 +128,35 @@ def test_what_counts_as_another_prediction() -> None:
     assert changes == {"answer": 1, "text": 1, "score": 0}
 
 
+def test_summaries_by_rouge() -> None:
+    """Against words counted by hand: shares of words that answer and reference have in common."""
+    reference = "the red cat sat here"
+    rows = [{**row, "answer": reference} for row in ROWS]
+
+    def answers(prompt: str, number: int) -> str:
+        return "red cat sat" if prompt.count("?") == 1 else "a cat" if prompt.startswith("System: q") else reference
+
+    questions = EvalSet(name="sum", rows=rows, scoring="rouge")
+
+    def read(number: int, text: str) -> Read:
+        verdict = judge(text, questions.rows[number], questions.scoring)
+        return Read(extracted=verdict.extracted, correct=verdict.correct, measures=verdict.measures)
+
+    asked = dataclasses.replace(subject(answers, rows=rows), read=read)
+    probe = DemoPosition(frame="words", demos=2, measure="rougeL", differs="score")
+    means = {name: sum(values) / len(values) for name, values in probe.ask(asked).items()}
+    zero, early = 2 * (3 / 3) * (3 / 5) / (3 / 3 + 3 / 5), 2 * (1 / 2) * (1 / 5) / (1 / 2 + 1 / 5)
+    assert means["accuracy_zero_shot"] == pytest.approx(zero)
+    assert means["accuracy_ssp"] == pytest.approx(early)
+    assert means["accuracy_change_eum"] == pytest.approx(1 - zero)
+    assert (means["worsened_ssp"], means["improved_ssp"], means["improved_eum"]) == (1, 0, 1)
+    assert (means["prediction_change_ssp"], means["prediction_change_esp"]) == (1, 0)
+    with pytest.raises(ConfigError, match="no such measure"):
+        dataclasses.replace(probe, measure="bleu").ask(asked)
+    with pytest.raises(ConfigError, match="no such measure"):
+        probe.ask(subject(answers, rows=rows))
+
+
 def test_nothing_is_cut_and_too_few_rows_are_refused() -> None:
     with pytest.raises(DataError, match="leaves no room"):
         DemoPosition(frame="words").ask(subject(lambda prompt, number: None))
@@ -156,7 +187,7 @@ def test_templates_without_a_system_role_are_refused() -> None:
 
 @pytest.mark.parametrize(
     "settings", [{"demos": 0}, {"demos": 2.5}, {"demos": True}, {"seed": -1}, {"reference": "last"}, {"frame": "xml"},
-                 {"instruction": None}, {"closing": 3}, {"every": 2}, {"layers": "all"}],
+                 {"instruction": None}, {"closing": 3}, {"measure": 1}, {"every": 2}, {"layers": "all"}],
 )  # fmt: skip
 def test_bad_settings(settings: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):

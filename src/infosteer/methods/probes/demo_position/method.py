@@ -7,7 +7,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from infosteer.core.asking import AskingProbe, Prompt, Subject
+from infosteer.core.asking import AskingProbe, Prompt, Read, Subject
 from infosteer.core.config import setting
 from infosteer.errors import ConfigError, DataError
 from infosteer.methods.probes.demo_position.placing import (
@@ -25,7 +25,7 @@ NUMBERS = ("demos", "seed")
 
 
 def slot_scores(
-    correct: Mapping[str, Sequence[bool]], predictions: Mapping[str, Sequence[str]], reference: str = "sum"
+    correct: Mapping[str, Sequence[float]], predictions: Mapping[str, Sequence[str]], reference: str = "sum"
 ) -> dict[str, list[float]]:
     """What the places do to n questions, one number for each of them; the means are the metrics.
 
@@ -34,7 +34,7 @@ def slot_scores(
     ``spread``: largest minus smallest mean accuracy of the four places, ``mean``: their mean, one number each.
 
     Args:
-        correct: slot -> c (n,); ``zero_shot`` among the slots.
+        correct: slot -> c (n,), right or wrong or a score such as ROUGE; ``zero_shot`` among the slots.
         predictions: slot -> p (n,).
         reference: the slot that predictions are compared with.
 
@@ -49,8 +49,8 @@ def slot_scores(
     for slot in slots:
         pairs = list(zip(correct[slot], zero, strict=True))
         found[f"accuracy_change_{slot}"] = [float(c) - float(z) for c, z in pairs]
-        found[f"improved_{slot}"] = [float(c and not z) for c, z in pairs]
-        found[f"worsened_{slot}"] = [float(z and not c) for c, z in pairs]
+        found[f"improved_{slot}"] = [float(c > z) for c, z in pairs]
+        found[f"worsened_{slot}"] = [float(c < z) for c, z in pairs]
     names = list(correct)
     for number, first in enumerate(names):
         for second in names[number + 1 :]:
@@ -68,7 +68,8 @@ class DemoPosition(AskingProbe):
     Symbols: ssp and esp: start and end of the system prompt; sum and eum: start and end of the user's message.
 
     Raises:
-        ConfigError: a chat template without a place for a system message; questions that are longer chats.
+        ConfigError: a chat template without a place for a system message; questions that are longer chats; a measure
+            that the set's scoring lacks.
         DataError: fewer rows than examples and one question; a prompt that leaves no room for an answer.
 
     Source: arXiv 2507.22887.
@@ -84,6 +85,10 @@ class DemoPosition(AskingProbe):
     )
     closing: str = dataclasses.field(default="", metadata={"help": "ends the user's message in every slot"})
     frame: str = setting("chat", "chat: the tokenizer's chat template; words: roles spelled out", choices=FRAMES)
+    measure: str = dataclasses.field(
+        default="",
+        metadata={"help": "of a set's scoring, such as rougeL, in place of right or wrong; see scoring: rouge"},
+    )
     differs: str = setting(
         "answer", "two predictions differ in the answer read, in the whole text, or in their score", choices=DIFFERS
     )
@@ -93,7 +98,7 @@ class DemoPosition(AskingProbe):
         for name in NUMBERS:
             if type(getattr(self, name)) is not int:
                 raise ConfigError("expected a whole number", where=f"{self.label()}.{name}", got=getattr(self, name))
-        for name in ("instruction", "closing"):
+        for name in ("instruction", "closing", "measure"):
             if not isinstance(getattr(self, name), str):
                 raise ConfigError("expected text", where=f"{self.label()}.{name}", got=getattr(self, name))
 
@@ -101,7 +106,7 @@ class DemoPosition(AskingProbe):
         if self.frame == "chat":
             check_system_role(subject.tokenizer)
         examples, asked = self._examples(subject)
-        correct: dict[str, list[bool]] = {}
+        correct: dict[str, list[float]] = {}
         predictions: dict[str, list[str]] = {}
         unread: dict[str, list[float]] = {}
         for slot in (*SLOTS, ZERO_SHOT):
@@ -117,10 +122,22 @@ class DemoPosition(AskingProbe):
                     )
                 read = subject.read(number, answer)
                 told = answer.strip() if self.differs == "text" or read.extracted is None else read.extracted
-                correct[slot].append(read.correct)
-                predictions[slot].append(str(read.correct) if self.differs == "score" else told)
+                correct[slot].append(self._score(read))
+                predictions[slot].append(str(correct[slot][-1]) if self.differs == "score" else told)
                 unread[f"no_answer_{slot}"].append(float(read.extracted is None))
         return slot_scores(correct, predictions, self.reference) | unread
+
+    def _score(self, read: Read) -> float:
+        if not self.measure:
+            return float(read.correct)
+        if self.measure not in read.measures:
+            raise ConfigError(
+                "the set's scoring has no such measure",
+                where="probes/demo_position.measure",
+                got=self.measure,
+                expected=", ".join(read.measures) or "a set with scoring: rouge or process",
+            )
+        return read.measures[self.measure]
 
     def prompt(self, row: Mapping[str, Any], slot: str, examples: str) -> Prompt:
         """The prompt of a question with a block of examples at one place."""
