@@ -112,12 +112,21 @@ def each_seed(
     return {arm: {seed: by_arm[arm] for seed, by_arm in zip(seeds, found, strict=True)} for arm in arms}
 
 
-def write(name: str, scores: Mapping[str, Scores], about: Mapping[str, Any], started: float) -> Path:
-    """Writes ``results.json`` of an experiment: condition -> scores, and what was done (``about``)."""
+def write(
+    name: str, scores: Mapping[str, Scores], about: Mapping[str, Any], started: float, *, beside: bool = False
+) -> Path:
+    """Writes ``results.json`` of an experiment: condition -> scores, and what was done (``about``).
+
+    With ``beside`` the conditions that the file holds already are kept, but for those of the same name, and ``about``
+    stands under the names of the new ones.
+    """
     from infosteer.evaluation import analyse
     from infosteer.experiments.environment import environment
 
-    conditions = {}
+    path = EVIDENCE / name / "results.json"
+    before = json.loads(path.read_text(encoding="utf-8")) if beside and path.is_file() else None
+    conditions: dict[str, Any] = {} if before is None else before["conditions"]
+    done = {**about, "minutes": round((time.monotonic() - started) / 60, 1)}
     for condition, found in scores.items():
         judged = analyse(found)
         means = [
@@ -129,10 +138,9 @@ def write(name: str, scores: Mapping[str, Scores], about: Mapping[str, Any], sta
     results = {
         "schema": 1,
         "environment": environment(),
-        "about": {**about, "minutes": round((time.monotonic() - started) / 60, 1)},
+        "about": done if before is None else {**before["about"], **dict.fromkeys(scores, done)},
         "conditions": conditions,
     }
-    path = EVIDENCE / name / "results.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     return path

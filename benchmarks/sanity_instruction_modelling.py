@@ -20,7 +20,7 @@ import sanity
 SENTENCES = 2
 CONDITIONS = {  # name -> rows, epochs
     "long instruction, one-word output, few rows": (240, 4),
-    "short instruction, long output, more rows": (320, 1),
+    "short instruction, long output, one pass": (320, 1),
 }
 SETTINGS = {"per_device_train_batch_size": 8}
 ARMS: dict[str, tuple[list[dict[str, Any]], dict[str, Any]]] = {

@@ -79,6 +79,8 @@ def test_tables_hold_means_intervals_and_differences(
         ("instruction_modelling", ("plain", "weight_0.1"), {"CONDITIONS": {"long": (8, 2)}}, ["--held-out", "4"]),
         ("ditto", ("plain", "lambda 0.5"), {"TUNING": {"max_steps": 2}}, ["--steps", "2"]),
         ("phf", ("plain", "conditional"), {}, ["--steps", "10"]),
+        ("base_divergence", ("plain", "square, 1"), {"THEN": {"max_steps": 1}, "THINGS": 8}, ["--steps", "2"]),
+        ("stability_gap", ("all, once", "I+II+III"), {"EVERY": 2}, ["--steps", "4"]),
         (
             "spectrum",
             ("spectrum", "mode"),
@@ -107,3 +109,33 @@ def test_a_slice_of_each_runs(
     script.main()
     (found,) = json.loads((tmp_path / name / "results.json").read_text())["conditions"].values()
     assert set(arms) <= {row["arm"] for row in found["summary"]}
+
+
+def test_a_slice_of_markers_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its arms are asked in several ways."""
+    monkeypatch.setattr(load("sanity"), "EVIDENCE", tmp_path)
+    script = load("sanity_markers")
+    monkeypatch.setattr(script, "BATCH", 4)
+    monkeypatch.setattr(sys, "argv", ["markers", "--seeds", "1", "--steps", "2", "--tests", "2"])
+    script.main()
+    (found,) = json.loads((tmp_path / "markers" / "results.json").read_text())["conditions"].values()
+    arms = {row["arm"] for row in found["summary"]}
+    assert arms == {"no markers"} | {f"{arm} {mode}" for arm in ("50/50", "0/50") for mode in script.MODES}
+
+
+def test_a_slice_of_the_attacks_runs_beside_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sanity = load("sanity")
+    monkeypatch.setattr(sanity, "EVIDENCE", tmp_path)
+    before = {"plain": {1: {"loss": [1.0]}}}
+    sanity.write("phf", {"an earlier condition": before}, {"command": "none"}, 0.0)
+    script = load("sanity_phf")
+    arms = {arm: script.ATTACKED[arm] for arm in ("plain", "conditional, learnt reward")}
+    for key, value in {"ATTACKED": arms, "ROUNDS": 1, "PROMPTS": 2, "SAMPLES": 2}.items():
+        monkeypatch.setattr(script, key, value)
+    monkeypatch.setattr(sys, "argv", ["phf", "--attacked", "--seeds", "1", "--steps", "2"])
+    script.main()
+    results = json.loads((tmp_path / "phf" / "results.json").read_text())
+    assert list(results["conditions"]) == ["an earlier condition", "2 steps, then attacked"]
+    assert results["about"]["command"] == "none"
+    assert results["about"]["2 steps, then attacked"]["rounds"] == 1
+    assert {row["arm"] for row in results["conditions"]["2 steps, then attacked"]["summary"]} == set(arms)

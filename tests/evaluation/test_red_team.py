@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 from collections import Counter
@@ -10,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from transformers import GenerationConfig
 
 from infosteer.errors import ConfigError, DataError
 from infosteer.evaluation.red_team import Attack, _drawn, few_shot, recombined, red_team, sampled_answers
@@ -117,3 +119,21 @@ def test_the_distance_from_a_reference(taught_model, random_model, tokenizer) ->
     assert np.mean(found) > 1
     other = divergence_from(taught_model, tokenizer, taught_model, tokenizer, pairs, prefix="the ")
     assert np.mean(other) > 0, "behind a prefix it was not taught with"
+
+
+def test_what_is_never_written_has_no_probability(random_model, tokenizer) -> None:
+    """Suppressed special tokens: the others share their probability."""
+    pair, own = ("the quick", " brown fox"), random_model.generation_config
+    plain = copy.deepcopy(random_model)
+    random_model.generation_config = GenerationConfig(eos_token_id=1, suppress_tokens=[1, 2, 9])
+    try:
+        (found,) = divergence_from(plain, tokenizer, random_model, tokenizer, [pair])
+    finally:
+        random_model.generation_config = own
+    head, ids = tokenizer(pair[0])["input_ids"], tokenizer("".join(pair), return_tensors="pt")["input_ids"]
+    with torch.no_grad():
+        p = plain(input_ids=ids).logits[0, len(head) - 1 : -1].double().softmax(-1)
+    assert found == pytest.approx(float((1 - p[:, [1, 2]].sum(-1)).log().sum()), rel=1e-3)
+    assert found < -1e-4
+    (again,) = divergence_from(plain, tokenizer, random_model, tokenizer, [pair])
+    assert again == pytest.approx(0, abs=1e-4), "the hook is gone"

@@ -24,6 +24,9 @@ class BaseModel:
 
     def __init__(self, model: nn.Module) -> None:
         self._model = copy.deepcopy(model).requires_grad_(False).eval()
+        # Trainers put functions in the place of a model's forward, and those call the model that they were made for.
+        for module in self._model.modules():
+            vars(module).pop("forward", None)
         self._seen: Tensor | None = None
         # The head is applied in chunks later on; nobody needs all logits at once.
         known = inspect.signature(self._model.forward).parameters

@@ -177,7 +177,7 @@ def _decode_batch(
         eos_token_id=ends or None,
         pad_token_id=pad_id(tokenizer),
         bos_token_id=base.bos_token_id,
-        suppress_tokens=_silent_ids(base, tokenizer) or None,
+        suppress_tokens=silent_ids(base, tokenizer) or None,
     )
     shrinks = noise is None and keeps_plain(model)  # draws belong to the rows that they were begun with
     rows, cache = list(range(len(ids))), None
@@ -253,7 +253,7 @@ def end_ids(config: GenerationConfig | None, tokenizer: Any) -> list[int]:
     return sorted({int(token) for token in [*found, tokenizer.eos_token_id] if token is not None})
 
 
-def _silent_ids(config: GenerationConfig, tokenizer: Any) -> list[int]:
+def silent_ids(config: GenerationConfig, tokenizer: Any) -> list[int]:
     """Special tokens that a generation config suppresses: control tokens, which a model reads and never writes.
 
     Ordinary tokens stay possible, whatever the config says, as greedy decoding is greedy.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import types
 
 import pytest
 import torch
@@ -110,6 +111,21 @@ def test_training_with_it_stays_nearer_to_the_base() -> None:
         likelihood = float(explicit(model, base, rows, 0.0, "full").detach())
         apart[weight] = float(explicit(model, base, rows, 1.0, "full").detach()) - likelihood
     assert apart[5.0] < 0.3 * apart[0.0]
+
+
+def test_a_forward_that_a_trainer_put_in_its_place_is_not_the_bases() -> None:
+    """TRL fuses head and loss by a function that holds the forward of the model it was made for."""
+    rows, model = batch(), llama()
+    base, original = copy.deepcopy(model).eval(), model.forward
+    model.forward = types.MethodType(lambda self, **inputs: original(**inputs), model)  # type: ignore[method-assign]
+    with infosteer.steer(model, [BaseDivergence(weight=0.7)]) as session:
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+        loss = session.loss(model(**rows, use_cache=False).loss)
+        wanted = explicit(model, base, rows, 0.7, "full")
+    torch.testing.assert_close(loss.detach(), wanted.detach(), rtol=1e-4, atol=0)
+    assert float((wanted - explicit(model, base, rows, 0.0, "full")).detach()) > 0.001
 
 
 def test_settings_are_checked() -> None:
