@@ -32,7 +32,7 @@ SHOWN = ("ssp", "esp", "sum", "eum", "zero_shot")
 
 def chat(labels: list[int], slots: tuple[str, ...], draw: random.Random) -> dict[str, Any]:
     """A training row."""
-    from infosteer.methods.probes.demo_position.placing import BETWEEN, place
+    from infosteer.core.demo_slots import BETWEEN, place
 
     order = draw.sample(range(WORDS), WORDS)
     examples = BETWEEN.join(f"w{word}l{labels[word]}" for word in order)

@@ -7,12 +7,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from infosteer.core.demo_slots import SLOTS, ZERO_SHOT
 from infosteer.errors import DataError
 from infosteer.evaluation.asking import ask
 from infosteer.evaluation.multiple import correct
 from infosteer.evaluation.sets import EvalSet
 from infosteer.methods.probes.demo_position import DemoPosition
-from infosteer.methods.probes.demo_position.placing import SLOTS, ZERO_SHOT
 
 _EXACT = 25  # pairs up to which all signs are counted; beyond, the normal approximation
 

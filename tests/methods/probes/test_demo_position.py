@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from infosteer.core.asking import Read, Subject
+from infosteer.core.demo_slots import SLOTS, ZERO_SHOT, check_system_role, in_words, place
 from infosteer.core.registry import build_method
 from infosteer.errors import ConfigError, DataError
 from infosteer.evaluation.asking import as_measures, ask
@@ -21,7 +22,6 @@ from infosteer.evaluation.demo_slots import compare_slots, demo_slot_report, sig
 from infosteer.evaluation.extract import judge
 from infosteer.evaluation.sets import EvalSet
 from infosteer.methods.probes.demo_position import DemoPosition, slot_scores
-from infosteer.methods.probes.demo_position.placing import SLOTS, ZERO_SHOT, check_system_role, in_words, place
 
 ROWS = [{"prompt": f"q{i}?", "lead": " ", "answer": f"a{i % 3}", "options": None, "stop": ["\n"]} for i in range(9)]
 

@@ -9,8 +9,7 @@ from typing import Any
 
 from infosteer.core.asking import AskingProbe, Prompt, Read, Subject
 from infosteer.core.config import setting
-from infosteer.errors import ConfigError, DataError
-from infosteer.methods.probes.demo_position.placing import (
+from infosteer.core.demo_slots import (
     BETWEEN,
     SLOTS,
     ZERO_SHOT,
@@ -18,6 +17,7 @@ from infosteer.methods.probes.demo_position.placing import (
     in_words,
     place,
 )
+from infosteer.errors import ConfigError, DataError
 
 FRAMES = ("chat", "words")
 DIFFERS = ("answer", "text", "score")
