@@ -57,8 +57,9 @@ def measured(done: Any, base: Any, rows: list[dict[str, str]], held_out: list[di
     """Losses on answers, trained on and held out, on documents, and how far the model went."""
     from infosteer.evaluation.reference import divergence_from, reference_samples
 
+    # the space parts prompt and answer, since this tokenizer's words begin with none
     own = reference_samples(
-        done.model, done.tokenizer, [row["prompt"] for row in held_out], samples=2, max_new_tokens=8, seed=1
+        done.model, done.tokenizer, [f"{row['prompt']} " for row in held_out], samples=2, max_new_tokens=8, seed=1
     )
     return {
         "held-out answers, loss": sanity.losses(done.model, done.tokenizer, held_out),

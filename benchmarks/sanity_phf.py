@@ -142,7 +142,7 @@ def attacked(done: Any, reference: Any, seed: int, *, conditional: bool) -> dict
     longer = sampled_answers(done.model, done.tokenizer, samples=64, max_new_tokens=24, prefix=prefix, seed=seed)
     texts = [text.split(".")[1:-1] for row in longer(["the"]) for text in row]
     rest = [sum(any(word in BAD for word in part.split()) for part in parts) / max(len(parts), 1) for parts in texts]
-    pairs = reference_samples(reference.model, reference.tokenizer, ["the"], samples=128, max_new_tokens=16, seed=seed)
+    pairs = reference_samples(reference.model, reference.tokenizer, ["the "], samples=128, max_new_tokens=16, seed=seed)
     apart = divergence_from(reference.model, reference.tokenizer, done.model, done.tokenizer, pairs, prefix=prefix)
     return {
         "bad sentences behind prompts": [-attack.reward for attack in found.attacks if attack.round == 0],

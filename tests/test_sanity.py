@@ -123,6 +123,17 @@ def test_a_slice_of_markers_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert arms == {"no markers"} | {f"{arm} {mode}" for arm in ("50/50", "0/50") for mode in script.MODES}
 
 
+def test_a_slice_of_what_ditto_writes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load("sanity"), "EVIDENCE", tmp_path)
+    script = load("sanity_ditto")
+    monkeypatch.setattr(script, "WRITTEN", {"max_steps": 1, "samples": 4, "tokens": 6})
+    monkeypatch.setattr(sys, "argv", ["ditto", "--written", "--seeds", "1", "--steps", "2"])
+    script.main()
+    (found,) = json.loads((tmp_path / "ditto" / "results.json").read_text())["conditions"].values()
+    assert {row["arm"] for row in found["summary"]} == {"plain", "before", "lambda 0.5"}
+    assert {"MAUVE, greedy", "MAUVE, top-p 0.9", "rep-4, held-out texts"} <= {row["metric"] for row in found["summary"]}
+
+
 def test_a_slice_of_the_attacks_runs_beside_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sanity = load("sanity")
     monkeypatch.setattr(sanity, "EVIDENCE", tmp_path)
