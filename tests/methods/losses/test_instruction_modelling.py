@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from steered import batch, gradients, llama
+from transformers.integrations.neftune import neftune_post_forward_hook
 
 import infosteer
 from infosteer.core.marks import TokenRow
@@ -137,6 +138,24 @@ def test_without_instructions_it_is_plain_training() -> None:
     with infosteer.steer(model, [InstructionModelling()]) as session:
         plain = model(**rows, use_cache=False).loss
         assert float(session.loss(plain).detach()) == float(plain.detach())
+
+
+def test_noise_on_embeddings_goes_with_it() -> None:
+    """NEFTune, as transformers adds it: the instruction's tokens are read under the same noise as the completion's."""
+    rows, model = batch(), llama().double()
+    kinds = torch.where(rows["labels"] != -100, 2.0, 1.0)
+    divisor = int((rows["labels"][:, 1:] != -100).sum())
+    quiet = float(explicit(model, rows, kinds, 0.5, divisor).detach())
+    embeddings = model.get_input_embeddings()
+    embeddings.neftune_noise_alpha = 5.0
+    embeddings.register_forward_hook(neftune_post_forward_hook)
+    torch.manual_seed(3)
+    wanted = float(explicit(model, rows, kinds, 0.5, divisor).detach())
+    with infosteer.steer(model, [InstructionModelling(weight=0.5)]) as session:
+        torch.manual_seed(3)
+        found = session.loss(model(**rows, marks_instruction_modelling=kinds, use_cache=False).loss)
+    assert float(found.detach()) == pytest.approx(wanted, rel=1e-5)
+    assert abs(wanted - quiet) > 1e-3
 
 
 def test_both_parts_are_logged() -> None:
