@@ -115,6 +115,26 @@ def test_each_row_in_the_layer_that_it_names(packed: bool) -> None:
             torch.testing.assert_close(mixed[own][place], outputs(model, [one], **alone)[own][0])
 
 
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_rows_layers_survive_a_recompute_and_another_order_of_the_batch(reentrant: bool) -> None:
+    marks = torch.tensor([[2.0], [0.0], [1.0]]).expand(3, 9)
+
+    def found(order: list[int], checkpointing: bool) -> dict[str, torch.Tensor]:
+        model, rows = llama(), {**batch(), "marks_latent_perturbation": marks}
+        if checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model.enable_input_require_grads()
+        with infosteer.steer(model, [LatentPerturbation(at_once="row")]) as session:
+            inputs = {name: value[order] for name, value in rows.items()}
+            session.loss(model(**inputs, use_cache=False).loss).backward()
+        return {name: p.grad for name, p in model.named_parameters()}
+
+    wanted = found([0, 1, 2], False)
+    for order, checkpointing in (([0, 1, 2], True), ([2, 0, 1], False)):
+        for name, gradient in found(order, checkpointing).items():
+            torch.testing.assert_close(gradient, wanted[name], rtol=1e-4, atol=1e-6)
+
+
 def test_rows_without_layers_and_batches_without_marks_are_refused() -> None:
     tokenizer, method = load_tokenizer("embedded"), LatentPerturbation(at_once="row", layers=[1])
     row = {"prompt": "Who?", "completion": " Ann."}
