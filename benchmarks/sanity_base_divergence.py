@@ -61,11 +61,12 @@ def measured(done: Any, base: Any, rows: list[dict[str, str]], held_out: list[di
     own = reference_samples(
         done.model, done.tokenizer, [f"{row['prompt']} " for row in held_out], samples=2, max_new_tokens=8, seed=1
     )
+    apart = divergence_from(done.model, done.tokenizer, base.model, base.tokenizer, own)
     return {
         "held-out answers, loss": sanity.losses(done.model, done.tokenizer, held_out),
         "trained answers, loss": sanity.losses(done.model, done.tokenizer, rows),
         "documents, loss": sanity.losses(done.model, done.tokenizer, [{"text": text} for text in texts]),
-        "divergence from the base": divergence_from(done.model, done.tokenizer, base.model, base.tokenizer, own),
+        "divergence from the base": [sum(apart) / len(apart)],
     }
 
 
@@ -87,8 +88,10 @@ def main() -> None:
         for seed in range(1, arguments.seeds + 1):
             things = random.Random(seed).sample(range(THINGS), THINGS)
             rows, held_out = questions(things[: THINGS // 2]), questions(things[THINGS // 2 :])
-            for arm, methods in ARMS.items():
-                done = sanity.trained(rows, methods, seed=seed, model=str(saved), **THEN)
+            for arm, methods in {"plain": ARMS["plain"], "before": None, **ARMS}.items():
+                done = base
+                if methods is not None:
+                    done = sanity.trained(rows, methods, seed=seed, model=str(saved), **THEN)
                 found = measured(done, base, rows, held_out, texts)
                 scores.setdefault(arm, {})[seed] = found
                 said = {name: round(sum(values) / len(values), 3) for name, values in found.items()}

@@ -201,6 +201,13 @@ class Handle(abc.ABC):
     def after_step(self, strength: float) -> None:
         """Runs after that step."""
 
+    def state(self) -> Mapping[str, Tensor]:
+        """Tensors of its own that a resumed training goes on from; none where model and optimizer hold everything."""
+        return {}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - few methods need it
+        """Takes what ``state`` gave, before the first step of a resumed training."""
+
     @abc.abstractmethod
     def undo(self) -> None:
         """Puts flags and hooks back as they were; trained values stay."""

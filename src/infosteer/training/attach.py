@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from infosteer.training.compat import (
     refuse_trainer,
     task_batches,
 )
+from infosteer.training.method_state import load_method_state, save_method_state
 from infosteer.training.sidecar import write_sidecar
 
 logger = logging.getLogger(__name__)
@@ -145,6 +147,8 @@ class _Bridge:
         result = original(output_dir, *args, **kwargs)
         if self.trainer.args.should_save and not self.session.removed:
             write_sidecar(output_dir or self.trainer.args.output_dir, self.session)
+            if output_dir and kwargs.get("_internal_call"):  # a checkpoint, not a model for others
+                save_method_state(output_dir, self.session)
         return result
 
     def _metrics(self) -> dict[str, float]:
@@ -212,5 +216,7 @@ class _StepCallback(TrainerCallback):
             raise AttachError(
                 "DataParallel copies the model for every forward", fix="launch one process a GPU with accelerate launch"
             )
+        if state.global_step:
+            load_method_state(Path(args.output_dir) / f"checkpoint-{state.global_step}", self.session)
         if isinstance(optimizer := bare_optimizer(kwargs.get("optimizer")), torch.optim.Optimizer):
             self.session.begin(optimizer, loop_of(self.trainer))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from steered import batch, llama
 
 import infosteer
@@ -17,6 +19,8 @@ from infosteer.core.data import DataContext
 from infosteer.core.marks import TokenRow
 from infosteer.errors import AttachError, ConfigError, DataError
 from infosteer.evaluation.decode import decode
+from infosteer.experiments.reporter import Reporter
+from infosteer.experiments.run import run
 from infosteer.methods.data.phf import HumanPreferences, LexiconReward, add_rewards
 from infosteer.methods.data.phf.method import ALIGNED, MISALIGNED
 from infosteer.methods.data.phf.rewards import split
@@ -27,6 +31,10 @@ from infosteer.training.loading import load_model, load_tokenizer
 from infosteer.training.new_tokens import add_new_tokens, embed_new_tokens
 from infosteer.training.settings import TrainSettings
 from infosteer.training.sft import train_sft
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "experiments"))  # for the tiny models
+
+import tiny
 
 WORDS = ("bad", "worse")
 ROWS = [
@@ -372,6 +380,33 @@ def test_new_tokens_begin_as_the_mean_and_are_trained(tmp_path: Path) -> None:
             model="embedded", rows=ROWS, settings=TrainSettings(**settings, peft=_peft(**peft)), methods=[method],
             seed=1, output_dir=tmp_path / "adapter",
         )  # fmt: skip
+
+
+def test_an_interrupted_training_with_values_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    """The value head and its moments are in the checkpoint; a divergence is from the model before all training."""
+    arm = [
+        {"method": "data/phf", "objective": "score", "words": ["A", "C", "E"]},
+        {"method": "losses/phf", "objective": "awr", "alpha": 0.3, "beta": 0.5, "value_rate": 0.05},
+        {"method": "base_divergence", "weight": 0.5},
+    ]
+    changes: dict[str, Any] = {"train": {"save_steps": 2, "save_model": True}, "seeds": [1]}
+    recipe = tiny.recipe(tmp_path, arms={"awr": arm}, **changes)
+    whole = run(recipe, tmp_path / "whole")
+    with pytest.raises(KeyboardInterrupt):
+        run(recipe, tmp_path / "cut", reporter=Interrupter())
+    folder = Path("checkpoints") / "awr" / "seed-1"
+    kept = load_file(tmp_path / "cut" / folder / "checkpoint-2" / "infosteer-state.safetensors")
+    assert {name.partition("/")[2] for name in kept} == {"weight", "step", "exp_avg", "exp_avg_sq"}
+    run(recipe, tmp_path / "cut")
+    found, wanted = ((tmp_path / name / folder / "model.safetensors").read_bytes() for name in ("cut", "whole"))
+    assert found == wanted
+    assert not (whole / folder / "infosteer-state.safetensors").exists(), "a saved model needs none of it"
+
+
+class Interrupter(Reporter):
+    def steps(self, *, done: int, total: int) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
 
 
 def _peft(**settings: Any) -> Any:
