@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from infosteer.core.config import load_yaml
 
 Identify = Callable[[str], str | None]  # a text -> the name of its language, None where that is unclear
 
@@ -25,26 +28,9 @@ _SCRIPTS = {  # script -> its letters
 }
 _LETTERS = {script: re.compile(f"[{letters}]") for script, letters in _SCRIPTS.items()}
 _ONE = {"Greek": "Greek", "Hebrew": "Hebrew", "Devanagari": "Hindi", "Hangul": "Korean"}
-_COMMON = {  # languages in Latin letters -> common words
-    "Czech": "a se na je v že to s z do o ale jako pro by jsem jsou není který také si už jeho byl ve",
-    "Dutch": "de het een en van is dat niet te op zijn voor met die aan er ook maar naar ik wordt hij ze bij om",
-    "English": "the of and to in is that it for was on with as are this be not have you from at by or we they",
-    "French": "le la les de des et est un une dans que pour qui ne pas sur avec il au du ce elle nous vous sont plus",
-    "German": "der die das und ist nicht ein eine zu den mit von auf für sich dem ich auch es im wir sie wird dass",
-    "Indonesian": "yang dan di itu dengan untuk tidak ini dari dalam akan pada adalah ke saya kami bisa ada juga oleh",
-    "Italian": "il di che è la per un una non sono con del della le gli si come più anche i nel lo ha alla da",
-    "Polish": "i w nie na się że jest z do to jak o ale co po dla tym przez są od jego tak może był ze",
-    "Portuguese": "o a de que e do da em um para é com não uma os no se na por mais as dos ele são foi",
-    "Romanian": "și de în a la cu este nu că pe o un din pentru care mai ce sunt lui au fost sau am ei",
-    "Spanish": "el de que y la en los se un por con no una su para es las lo como más del al pero son muy",
-    "Turkish": "ve bir bu da de için çok ile ne gibi daha olarak değil ama var ben o en kadar sonra mi her olan",
-    "Vietnamese": "và là của không có một người được cho trong các những này đã với tôi khi để về rất cũng ở",
-}
-_OWN = {  # letters that no other of these languages writes, or hardly
-    "Czech": "řěů", "German": "ß", "Polish": "łąęśźż", "Portuguese": "ãõ", "Romanian": "țșă", "Spanish": "ñ¿¡",
-    "Turkish": "ğşı", "Vietnamese": "đơưạảấầẩậắằẳặẹẻẽếềểệỉịọỏốồổộớờởợụủứừửựỳỵỷỹ", "French": "œ",
-}  # fmt: skip
-_WORDS = {language: frozenset(words.split()) for language, words in _COMMON.items()}
+_TABLES: dict[str, dict[str, str]] = load_yaml(Path(__file__).with_name("languages.yaml"))
+_OWN, _ELSEWHERE = _TABLES["own"], _TABLES["in_other_scripts"]
+_WORDS = {language: frozenset(words.split()) for language, words in _TABLES["common"].items()}
 _SHARED = Counter(word for words in _WORDS.values() for word in words)
 _WORD = re.compile(r"[^\W\d_]+")
 FEWEST = 4  # words, or letters of scripts without spaces, of which a language can be told
@@ -64,9 +50,9 @@ def identify(text: str) -> str | None:
     if script in ("Kana", "Han"):
         return "Japanese" if counts["Kana"] >= 0.1 * counts["Han"] and counts["Kana"] else "Chinese"
     if script == "Cyrillic":
-        return "Ukrainian" if re.search("[іїєґІЇЄҐ]", text) else "Russian"
+        return "Ukrainian" if set(_ELSEWHERE["Ukrainian"]) & set(text) else "Russian"
     if script == "Arabic":
-        return "Persian" if re.search("[پچژگیک]", text) else "Arabic"
+        return "Persian" if set(_ELSEWHERE["Persian"]) & set(text) else "Arabic"
     return _ONE.get(script) or _latin(text.lower())
 
 
