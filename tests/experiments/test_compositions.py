@@ -2,19 +2,57 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from infosteer.experiments.recipe import load_recipe
 from infosteer.experiments.run import run
 
+ROOT = Path(__file__).resolve().parents[2]
+
 # Composition -> what its full arm logs: a trace of every part that logs, and the number of its methods.
 TRACES = {
     "lean-even-marked": (["infosteer/galore/matrices", "infosteer/penalty", "infosteer/entropy"], 3),
     "read-only-sequences": (["infosteer/protect_memory/frozen_weights", "infosteer/spectrum/nll_first"], 4),
 }
+
+
+@pytest.fixture
+def script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("compositions", ROOT / "benchmarks" / "compositions.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_says_what_the_results_say(script: ModuleType) -> None:
+    text = script.PAGE.read_text(encoding="utf-8")
+    assert len(script.PLACE.findall(text)) == 1
+    assert script.render(text) == text, "run: python benchmarks/compositions.py --render"
+    assert set(TRACES) == set(script.NAMES)
+
+
+def test_a_table_holds_means_and_differences_from_plain(script: ModuleType) -> None:
+    metrics, both = list(script.SHOWN), (("plain", 0.5), ("together", 0.6))
+    results = {
+        "environment": {"packages": {"torch": "1", "transformers": "2"}},
+        "arms": [{"arm": arm, "seed": 4} for arm, _ in both],
+        "summary": [{"arm": arm, "metric": m, "mean": mean} for arm, mean in both for m in metrics],
+        "comparisons": [
+            {"arm": "together", "baseline": "plain", "metric": m, "difference": 0.1, "low": -0.1, "high": 0.3}
+            for m in metrics
+        ],
+    }
+    lines = script.table("made up", results).splitlines()
+    assert lines[2] == "| plain | 50.0 | 50.0 | 50.0 | 0.500 |"
+    assert lines[3].startswith("| together | 60.0; +10.0 (-10.0 to +30.0) |")
+    assert "over questions only" in lines[5]
 
 
 @pytest.mark.parametrize("name", TRACES)
