@@ -14,7 +14,7 @@ from infosteer.errors import ConfigError, DataError
 SEGMENTS = ("sentence", "line", "row")
 _SENTENCE = re.compile(r"\s*\S.*?[.!?]+[\"')\]]*(?=\s|$)|\s*\S.*|\s+$", re.DOTALL)
 _LINE = re.compile(r"[^\n]*\n|[^\n]+$")
-WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)?")
 
 
 class Reward(Protocol):
@@ -52,9 +52,14 @@ class LexiconReward:
     def __call__(self, segments: Sequence[str]) -> list[float]:
         found = []
         for segment in segments:
-            words = [word.lower() for word in WORD.findall(segment)]
+            words = words_of(segment)
             found.append(-sum(word in self.words for word in words) / len(words) if words else 0.0)
         return found
+
+
+def words_of(text: str) -> list[str]:
+    """Lower-case words; marks are none."""
+    return [word.lower() for word in _WORD.findall(text)]
 
 
 def split(text: str, by: str) -> list[str]:

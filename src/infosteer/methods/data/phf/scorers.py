@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from infosteer.errors import ConfigError, DataError
-from infosteer.methods.data.phf.rewards import WORD
+from infosteer.methods.data.phf.rewards import words_of
 
 PERSONAL = {  # kind -> pattern
     "e-mail address": re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+\b"),
@@ -96,7 +96,7 @@ class ExamplesReward:
     """
 
     def __init__(self, good: Sequence[str], bad: Sequence[str]) -> None:
-        counts = [Counter(word for text in texts for word in _words(text)) for texts in (good, bad)]
+        counts = [Counter(word for text in texts for word in words_of(text)) for texts in (good, bad)]
         totals = [sum(count.values()) for count in counts]
         if not all(totals):
             raise DataError("Examples of both kinds hold words.", where="data/phf", got=f"{totals} words")
@@ -109,7 +109,7 @@ class ExamplesReward:
         }
 
     def __call__(self, segments: Sequence[str]) -> list[float]:
-        scores = [self._prior + sum(self._weights.get(word, 0.0) for word in _words(text)) for text in segments]
+        scores = [self._prior + sum(self._weights.get(word, 0.0) for word in words_of(text)) for text in segments]
         return [-0.5 * (1 + math.tanh(score / 2)) for score in scores]  # a sigmoid that cannot overflow
 
 
@@ -168,10 +168,6 @@ class StyleReward:
         ends = list(itertools.accumulate(segment.count("\n") for segment in segments))
         counts = Counter(min(bisect.bisect_right(ends, line - 1), len(segments) - 1) for line in found)
         return [-counts[n] / len(text) if text else 0.0 for n, text in enumerate(segments)]
-
-
-def _words(text: str) -> list[str]:
-    return [word.lower() for word in WORD.findall(text)]
 
 
 def _is_card(text: str) -> bool:
