@@ -417,9 +417,9 @@ def test_adafactor_goes_by_the_size_of_the_whole_weights(package: str) -> None:
     weight, steps = gradients((9, 5), 1)[0].float(), [g.float() for g in gradients((9, 5), 5)[1:]]
     parameter = nn.Parameter(weight.clone())
     if package == "torch":
-        optimizer = torch.optim.Adafactor([parameter], lr=0.01, weight_decay=0.0)
+        optimizer = torch.optim.Adafactor([parameter], lr=0.01, weight_decay=0.2)
     else:
-        optimizer = Adafactor([parameter], lr=0.01, relative_step=False, scale_parameter=True)
+        optimizer = Adafactor([parameter], lr=0.01, relative_step=False, scale_parameter=True, weight_decay=0.2)
     found = handle(parameter, 3, update_proj_gap=10, scale=0.5)
     basis, w = find_basis(steps[0], 3), weight.clone()
     row, column = torch.zeros(9), torch.zeros(3)
@@ -434,7 +434,9 @@ def test_adafactor_goes_by_the_size_of_the_whole_weights(package: str) -> None:
         update = r / (row[:, None] * column / row.mean()).sqrt()
         update = update / max(1.0, float(update.square().mean().sqrt()))
         rate = min(0.01, 1 / math.sqrt(t)) if package == "torch" else 0.01
-        w = w - 0.5 * rate * max(1e-3, float(w.square().mean().sqrt())) * basis.lift(update)
+        size = max(1e-3, float(w.square().mean().sqrt()))
+        w = w - 0.5 * rate * size * basis.lift(update)
+        w = w - 0.2 * 0.01 * (1 if package == "torch" else size) * w
     torch.testing.assert_close(parameter.detach(), w, rtol=1e-4, atol=1e-6)
 
 

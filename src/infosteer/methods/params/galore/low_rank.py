@@ -175,7 +175,7 @@ class LowRank(Handle):
             parameter.data.add_(item.basis.lift(update), alpha=self.settings.scale * size)
             decay = weight_decay(optimizer, item.group)[0]
             if decay:
-                parameter.data.mul_(1 - float(item.group["lr"]) * decay)
+                parameter.data.mul_(1 - _rate(item, size) * decay)
             # Only now: optimizers take a state that is not empty for one that they have filled.
             state = optimizer.state[parameter]
             state[_STEP] = item.step + 1
@@ -242,6 +242,12 @@ def _size_factor(optimizer: torch.optim.Optimizer, item: Entered) -> float:
         return 1.0
     floor = float(item.group["eps"][1])
     return max(floor, float(item.weight.float().square().mean().sqrt())) / floor
+
+
+def _rate(item: Entered, size: float) -> float:
+    """The rate by which weights decay; transformers' Adafactor takes their size into it, torch's does not."""
+    rate = float(item.group["lr"])
+    return rate * float(item.group["eps"][1]) * size if item.group.get("scale_parameter") else rate
 
 
 def _rotate(state: dict[str, Any], newer: Any, older: Any) -> None:
