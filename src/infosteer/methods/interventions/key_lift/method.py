@@ -54,6 +54,7 @@ class Intervention(InterventionMethod):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "paper": {"fraction": 0.01, "alpha": 1.0, "order": "signed", "reference": "mean"}
     }
+    takes_tensors: ClassVar[bool] = True
 
     fraction: float = setting(0.01, "share of each row's coefficients that is overwritten (0.01 is 1 %)", low=0, high=1)
     alpha: float = setting(1.0, "multiple of the row's mean that they get")
