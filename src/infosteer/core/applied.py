@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from infosteer.core.base_model import BaseModel
 from infosteer.core.contract import Method
 from infosteer.core.metrics import PREFIX
+from infosteer.core.sharding import follow, names_of, refuse_flat, steps_on_partitions
 from infosteer.core.surfaces import Handle, Loop, LossMethod, ParamMethod, ParamTarget
 from infosteer.errors import ConfigError
 from infosteer.models import Site
@@ -24,6 +25,9 @@ class Applied:
         self.handles: dict[int, Handle] = {}
         self.base: BaseModel | None = None
         self._names: dict[int, str] = {}
+        self._model: nn.Module | None = None
+        self._parameters: dict[int, str] = {}  # of the model when the methods acted on it
+        self._followed = False
         self._finished = False
 
     def apply(
@@ -48,10 +52,12 @@ class Applied:
                 self._names[index] = method.label()
                 if (handle := method.apply(target)) is not None:
                     self.handles[index] = handle
+        self._model, self._parameters = model, names_of(model) if self.handles else {}
         self._refuse_conflicts()
 
     def begin(self, optimizer: torch.optim.Optimizer, loop: Loop) -> None:
         """The optimizer is known, and no backward has run yet."""
+        self._follow(optimizer)
         for handle in self.handles.values():
             handle.begin(optimizer, loop)
 
@@ -59,6 +65,7 @@ class Applied:
         self, strengths: Sequence[float], optimizer: torch.optim.Optimizer, step: int, total_steps: int | None
     ) -> None:
         """An optimizer is about to step; handles on what it steps on come last, next to it."""
+        self._follow(optimizer)
         for index, handle in sorted(self.handles.items(), key=lambda item: item[1].inner):
             handle.see_optimizer(optimizer, step, total_steps)
             handle.before_step(strengths[index])
@@ -86,7 +93,17 @@ class Applied:
         """Puts flags and hooks back, the last method's first."""
         for handle in reversed(self.handles.values()):
             handle.undo()
-        self.handles, self.base = {}, None
+        self.handles, self.base, self._model = {}, None, None
+
+    def _follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Once, before the first step: engines have put their shards in place by then."""
+        if self._followed or self._model is None or not self.handles:
+            return
+        self._followed = True
+        named = {self._names[index]: handle for index, handle in self.handles.items()}
+        follow(named, self._model, self._parameters)
+        if steps_on_partitions(self._model, optimizer):
+            refuse_flat(named, self._parameters)
 
     def _refuse_conflicts(self) -> None:
         """Two inner handles cannot share a parameter; one that steps early shares none with any other."""

@@ -26,8 +26,9 @@ class Context:
 
     Attributes:
         layer: zero-based; the number of layers for what comes after the last one.
-        step: optimizer steps done.
-        strength: the method's effective strength, never 0.
+        step: optimizer steps done; None at a site within a compiled graph, which is the same in every step.
+        strength: the method's effective strength, never 0; a 0-dim tensor within a compiled graph, where a schedule
+            moves it and the method says that it takes one.
         keys: (N,) int64, one for every row of k flattened to (N, M): equal for equal text up to that row, new in every
             optimizer step; random numbers are drawn from it (:mod:`infosteer.ops.counter`). None where the method
             does not set ``random``.
@@ -39,8 +40,8 @@ class Context:
     """
 
     layer: int
-    step: int
-    strength: float
+    step: int | None
+    strength: Any
     keys: torch.Tensor | None = None
     counted: torch.Tensor | None = None
     layers: tuple[int, ...] = ()

@@ -39,7 +39,7 @@ def fire(call: Call, plan: SitePlan, k: Tensor, first_batch: FirstBatch | None) 
         if call.open and call.measure:
             _measure(call, plan, k, edited, first_batch)
         for index, penalty, coefficient in plan.penalties:
-            if call.strengths[index] == 0:
+            if not call.active[index]:
                 continue
             weight = call.row_weight(k)
             if call.open and (call.values or call.measure):
@@ -88,16 +88,19 @@ def _edit(call: Call, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None,
     """The edited coefficients, which of them are shielded, and the number of the penalty whose gradient the last edit
     adds in its own backward pass; None where none is."""
     edited, shield, joined = k, None, None
-    active = [edit for edit in plan.edits if call.strengths[edit[0]] != 0 and call.in_scope(edit[1].scope)]
+    active = [edit for edit in plan.edits if call.active[edit[0]] and call.in_scope(edit[1].scope)]
     for index, method in active:
         before = edited
         keys = mix(call.row_keys(k) + index) if method.random else None  # two methods draw other numbers
         weight = call.row_weight(k) if method.selects and call.from_labels else None
         counted = None if weight is None else weight != 0
+        # To a compiler a number in Python is a constant: one that moves would have the model compiled in every step.
+        tracing = torch.compiler.is_compiling()
+        moving = call.moving.get(index) if tracing and method.takes_tensors else None
         context = Context(
             layer=plan.site.layer,
-            step=call.step,
-            strength=call.strengths[index],
+            step=None if tracing else call.step,
+            strength=call.strengths[index] if moving is None else moving,
             keys=keys,
             counted=counted,
             marks=call.marks_of(method.label(), k) if method.marking else None,
@@ -117,7 +120,7 @@ def _edit_last(
 ) -> tuple[Tensor, int | None]:
     """The last edit, with the gradient of a penalty in the same pass where a kernel does both."""
     for index, penalty, coefficient in plan.penalties if call.training else ():
-        if call.strengths[index] == 0:
+        if not call.active[index]:
             continue
         scale = call.scales[index, coefficient, k.device]
         edited = method.edit_and_inject(k, context, penalty, call.row_weight(k), scale)

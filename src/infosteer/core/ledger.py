@@ -35,6 +35,8 @@ class Call:
         policy: the root was in training mode and its adapters, if any, were on.
         step: optimizer steps done before this call.
         strengths: effective strength of every method of the session, in recipe order.
+        active: whether each of them is not 0.
+        moving: those that a schedule moves, as 0-dim fp64 tensors by index.
         measure: sites sum up entropies and changes.
         judge: this is the first call with edits: how much they change is reported.
         values: sites sum up the penalties' values.
@@ -55,6 +57,8 @@ class Call:
     policy: bool
     step: int
     strengths: tuple[float, ...]
+    active: tuple[bool, ...] = ()
+    moving: Mapping[int, Tensor] = dataclasses.field(default_factory=dict)
     measure: bool
     judge: bool
     values: bool

@@ -245,6 +245,12 @@ class Session:
             policy=self.model.training and not self._paused and not adapters_off(self._adapters),
             step=self.step,
             strengths=strengths,
+            active=tuple(strength != 0 for strength in strengths),
+            moving={
+                index: torch.tensor(strengths[index], dtype=torch.float64)
+                for index, method in enumerate(self.methods)
+                if not isinstance(method.strength, float)
+            },
             measure=training and (wanted or judge),
             judge=training and judge,
             values=training and self.values,

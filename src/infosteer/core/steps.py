@@ -16,6 +16,10 @@ import torch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from infosteer.core.calls import Calls
+from infosteer.core.ledger import Call
+from infosteer.core.sharding import steps_on_partitions
+
 _in_parts: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
 
@@ -33,6 +37,7 @@ class Stepper(Protocol):
     """What the hooks need of a session."""
 
     model: nn.Module
+    calls: Calls
 
     def before_step(self, optimizer: torch.optim.Optimizer) -> None:
         """An optimizer that holds one of the model's parameters is about to step."""
@@ -49,6 +54,8 @@ def watch_steps(session: Stepper) -> Callable[[], None]:
     """
     known = weakref.ref(session)
     ours: weakref.WeakKeyDictionary[torch.optim.Optimizer, tuple[int, bool]] = weakref.WeakKeyDictionary()
+    # DeepSpeed has its optimizer step once for every group of parameters: one step a forward is counted
+    in_pieces: weakref.WeakKeyDictionary[torch.optim.Optimizer, Call | None] = weakref.WeakKeyDictionary()
 
     def is_ours(found: Stepper, optimizer: Any) -> bool:
         if optimizer in _in_parts:
@@ -56,7 +63,11 @@ def watch_steps(session: Stepper) -> Callable[[], None]:
         size = sum(len(group["params"]) for group in optimizer.param_groups)  # groups may be added later
         if ours.get(optimizer, (-1, False))[0] != size:
             ids = {id(parameter) for parameter in found.model.parameters()}
-            ours[optimizer] = size, any(id(p) in ids for group in optimizer.param_groups for p in group["params"])
+            own = any(id(p) in ids for group in optimizer.param_groups for p in group["params"])
+            if not own and steps_on_partitions(found.model, optimizer):
+                own = True
+                in_pieces[optimizer] = None
+            ours[optimizer] = size, own
         return ours[optimizer][1]
 
     def before(optimizer: Any, *_: Any) -> None:
@@ -64,8 +75,13 @@ def watch_steps(session: Stepper) -> Callable[[], None]:
             found.before_step(optimizer)
 
     def after(optimizer: Any, *_: Any) -> None:
-        if (found := known()) is not None and is_ours(found, optimizer):
-            found.after_step(optimizer)
+        if (found := known()) is None or not is_ours(found, optimizer):
+            return
+        if optimizer in in_pieces:
+            if in_pieces[optimizer] is found.calls.last:
+                return
+            in_pieces[optimizer] = found.calls.last
+        found.after_step(optimizer)
 
     handles = [register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)]
 

@@ -26,6 +26,7 @@ from infosteer.core.config import setting
 from infosteer.core.contract import Context, Method, SiteMethod
 from infosteer.core.data import DataMethod
 from infosteer.core.marks import MarkingMethod
+from infosteer.errors import AttachError
 from infosteer.models import Site
 
 SCOPES = ("train", "policy", "evaluation", "always")
@@ -36,6 +37,7 @@ class InterventionMethod(MarkingMethod, SiteMethod):
     """Surface ``interventions``: edits key coefficients, or what layers put out, in the forward pass."""
 
     edits_states: ClassVar[bool] = False  # whether ``edit`` gets a layer's output (..., D) instead of coefficients
+    takes_tensors: ClassVar[bool] = False  # whether ``Context.strength`` may be a tensor, which a compiler asks for
     scope: str = setting(
         "train",
         "train: training forwards only; policy: also no-grad forwards of the trained policy; evaluation: forwards in "
@@ -200,6 +202,20 @@ class Handle(abc.ABC):
     @abc.abstractmethod
     def after_step(self, strength: float) -> None:
         """Runs after that step."""
+
+    def follow(self, now: Mapping[int, nn.Parameter], label: str) -> None:
+        """Takes the parameters that stand in the place of its own (FSDP2's shards), by the identity of the former ones.
+
+        Raises:
+            AttachError: the method cannot act on them.
+        """
+        if any(now.get(id(parameter), parameter) is not parameter for parameter in self.parameters()):
+            raise AttachError(
+                "the model's parameters were replaced after the method acted on them",
+                where=label,
+                got="shards in the place of parameters (FSDP2)",
+                fix="train with DDP, or leave the method out",
+            )
 
     def state(self) -> Mapping[str, Tensor]:
         """Tensors of its own that a resumed training goes on from; none where model and optimizer hold everything."""

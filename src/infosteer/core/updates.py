@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from infosteer.core.sharding import is_sharded
 from infosteer.core.surfaces import Handle
 from infosteer.errors import AttachError
 
@@ -116,6 +117,22 @@ class ScaledUpdates(Handle):
 
     def parameters(self) -> list[nn.Parameter]:
         return [share.parameter for share in self.scaled]
+
+    def follow(self, now: Mapping[int, nn.Parameter], label: str) -> None:
+        for share in self.scaled:
+            parameter = now.get(id(share.parameter), share.parameter)
+            if is_sharded(parameter) and (share.dim is not None or isinstance(share.factor, Tensor)):
+                raise AttachError(
+                    "parts of a parameter cannot be protected where the parameter is sharded",
+                    where=f"{label}: {share.name}",
+                    got="a DTensor (FSDP2), of which each process holds some rows",
+                    expected="one factor for a whole parameter",
+                    fix="protect whole projections, or train with DDP",
+                )
+        self.scaled = [
+            dataclasses.replace(share, parameter=now.get(id(share.parameter), share.parameter)) for share in self.scaled
+        ]
+        self.frozen = [(now.get(id(parameter), parameter), trained) for parameter, trained in self.frozen]
 
     def before_step(self, strength: float) -> None:
         self._before = [share.block(share.parameter.detach()).clone() for share in self.scaled] if strength else []

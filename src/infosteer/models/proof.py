@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from infosteer.errors import SiteError
 from infosteer.models.decoder import text_config
@@ -174,6 +175,10 @@ def _untouched(model: nn.Module) -> Iterator[None]:
         with torch.random.fork_rng(devices=devices):
             yield
     finally:
+        for module in modules:
+            if isinstance(module, FSDPModule):
+                # The root of FSDP2 stays whole after a forward; an optimizer made then would hold what no step trains.
+                module.reshard()
         random.setstate(python_state)
         np.random.set_state(numpy_state)
         for module, flag, before, held in zip(modules, flags, attributes, buffers, strict=True):

@@ -130,6 +130,7 @@ class LatentPerturbation(InterventionMethod):
     def _is_turn(self, context: Context) -> bool:
         if self.at_once != "one" or not context.layers:
             return True
+        assert context.step is not None, "layers are edited outside of sites"
         draw = int(mix(torch.tensor(context.step + 1))) % len(context.layers)
         return context.layer == context.layers[draw]
 
