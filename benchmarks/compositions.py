@@ -55,7 +55,7 @@ def table(name: str, results: Mapping[str, Any]) -> str:
     over = "seeds and questions" if len(seeds) > 1 else "questions only, since there is one seed"
     facts = results["environment"]
     caption = (
-        f"Seeds {', '.join(map(str, seeds))}; differences from plain with 95 % intervals over {over}. "
+        f"{'Seeds' if len(seeds) > 1 else 'Seed'} {', '.join(map(str, seeds))}; differences from plain with 95 % intervals over {over}. "
         f"torch {facts['packages']['torch']}, transformers {facts['packages']['transformers']}."
     )
     return "\n".join([*lines, "", caption, ""])
