@@ -53,9 +53,9 @@ def table(name: str, results: Mapping[str, Any]) -> str:
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     seeds = sorted({row["seed"] for row in results["arms"]})
     over = "seeds and questions" if len(seeds) > 1 else "questions only, since there is one seed"
-    facts = results["environment"]
+    word, facts = "Seeds" if len(seeds) > 1 else "Seed", results["environment"]
     caption = (
-        f"{'Seeds' if len(seeds) > 1 else 'Seed'} {', '.join(map(str, seeds))}; differences from plain with 95 % intervals over {over}. "
+        f"{word} {', '.join(map(str, seeds))}; differences from plain with 95 % intervals over {over}. "
         f"torch {facts['packages']['torch']}, transformers {facts['packages']['transformers']}."
     )
     return "\n".join([*lines, "", caption, ""])
