@@ -1,8 +1,6 @@
 """One training engine, checked: the penalty's gradient against the explicit loss, and strength 0 against no steering.
 
-    python benchmarks/engines/checks.py fsdp2 OUT.json
-
-That is one process; ``benchmarks/engines/run.py`` starts as many as a check takes.
+    torchrun --nproc-per-node 2 benchmarks/engines/checks.py fsdp2 OUT.json
 
 A check builds a tiny model, lets the engine train it, and returns what was found: ``gradient``, the relative error
 ``|| got - wanted || / || wanted ||`` over all parameters, and ``identity``, whether three optimizer steps with methods

@@ -25,6 +25,7 @@ _CAUSES = (
     "compiled before, or model code that reads the weights itself; load the model without it, and attach before compile"
 )
 _LARGEST_BUFFER = 2**24  # entries
+_PACKING = ("Linear4bit", "LinearNF4", "LinearFP4")
 
 
 def prove(model: nn.Module, sites: Sequence[Site]) -> None:
@@ -43,7 +44,9 @@ def prove(model: nn.Module, sites: Sequence[Site]) -> None:
     inputs = _dummy_inputs(model)
     with _untouched(model), torch.no_grad(), torch.compiler.set_stance("force_eager"):
         for module in model.modules():
-            module.training = False  # not .eval(): some libraries do more than set the flag there
+            # Not .eval(): some libraries do more than set the flag there. bitsandbytes packs weights for inference when
+            # it is evaluated on a CPU, for good, and then gives no gradient.
+            module.training = type(module).__name__ in _PACKING
         plain = _record(model, sites, inputs, replace=False)
         _check_firings(sites, plain)
         edited = _record(model, sites, inputs, replace=True)
