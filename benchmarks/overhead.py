@@ -2,6 +2,7 @@
 
     python benchmarks/overhead.py                 # both, as a table
     python benchmarks/overhead.py --json --output overhead.json
+    python benchmarks/overhead.py --vary tokens=256,512,1024 --memory-runs 0
 
 Time: one process, one model an arm with the same weights, steps interleaved in a rotating order; each round gives a
 ratio to the plain step of that round, and the median ratio with its quartiles is reported. "plain again" is a second
@@ -25,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,13 +46,8 @@ EXACT_MALLOC = {
     "MALLOC_TOP_PAD_": "0",
 }
 
-ARMS: dict[str, list[dict[str, Any]] | None] = {
-    "plain": None,
-    "plain again": None,
-    "intervention": [{"method": "key_lift"}],
-    "regularisation": [{"method": "key_entropy"}],
-    "both": [{"method": "key_lift"}, {"method": "key_entropy"}],
-}
+Step = Callable[[], None]
+Builder = Callable[[Qwen2ForCausalLM, argparse.Namespace], Step]
 
 
 def build_model(options: argparse.Namespace) -> Qwen2ForCausalLM:
@@ -73,13 +69,14 @@ def build_batch(options: argparse.Namespace) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "labels": ids.clone(), "attention_mask": torch.ones_like(ids)}
 
 
-def build_step(arm: str, model: Qwen2ForCausalLM, options: argparse.Namespace) -> Callable[[], None]:
-    """One training step of an arm under transformers' Trainer, gradients set to None first."""
+def trainer_step(
+    model: Qwen2ForCausalLM, options: argparse.Namespace, methods: list[dict[str, Any]] | None = None
+) -> Step:
+    """One training step under transformers' Trainer, with methods attached or plain; gradients set to None first."""
     folder = tempfile.mkdtemp(prefix="overhead-")
     # Logging steps measure entropies besides; steps between them are what is timed.
     arguments = TrainingArguments(folder, use_cpu=True, report_to="none", logging_strategy="no", disable_tqdm=True)
     trainer = Trainer(model=model, args=arguments)
-    methods = ARMS[arm]
     if methods is not None:
         infosteer.attach(trainer, copy.deepcopy(methods))
     inputs = build_batch(options)
@@ -92,9 +89,24 @@ def build_step(arm: str, model: Qwen2ForCausalLM, options: argparse.Namespace) -
     return step
 
 
-def measure_time(options: argparse.Namespace) -> dict[str, Any]:
+def steered(*methods: dict[str, Any]) -> Builder:
+    """The trainer's step with these methods."""
+    return lambda model, options: trainer_step(model, options, list(methods))
+
+
+ARMS: dict[str, Builder] = {
+    "plain": trainer_step,
+    "plain again": trainer_step,
+    "intervention": steered({"method": "key_lift"}),
+    "intervention, half": steered({"method": "key_lift", "fraction": 0.5}),
+    "regularisation": steered({"method": "key_entropy"}),
+    "both": steered({"method": "key_lift"}, {"method": "key_entropy"}),
+}
+
+
+def measure_time(arms: Mapping[str, Builder], options: argparse.Namespace) -> dict[str, Any]:
     model = build_model(options)
-    steps = {arm: build_step(arm, copy.deepcopy(model), options) for arm in ARMS}
+    steps = {arm: build(copy.deepcopy(model), options) for arm, build in arms.items()}
     for _ in range(2):  # the first call of a session measures how minor its edits are
         for step in steps.values():
             step()
@@ -117,11 +129,25 @@ def measure_time(options: argparse.Namespace) -> dict[str, Any]:
     return found
 
 
-def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
-    peaks: dict[str, list[int]] = {arm: [] for arm in ARMS}
+def vary(
+    arms: Mapping[str, Builder], options: argparse.Namespace, name: str, values: Sequence[int]
+) -> dict[int, dict[str, float]]:
+    """Milliseconds that each arm adds to the plain step (median of the rounds), for other values of one size."""
+    found = {}
+    for value in values:
+        times = measure_time(arms, argparse.Namespace(**{**vars(options), name: value}))
+        plain = times["plain"]["median_ms"]
+        found[value] = {"plain": plain} | {
+            arm: (row["ratio_median"] - 1) * plain for arm, row in times.items() if arm != "plain"
+        }
+    return found
+
+
+def measure_memory(arms: Mapping[str, Builder], script: str, options: argparse.Namespace) -> dict[str, Any]:
+    peaks: dict[str, list[int]] = {arm: [] for arm in arms}
     for _ in range(options.memory_runs):
-        for arm in ARMS:
-            command = [sys.executable, __file__, "--peak-of", arm, *options.forwarded]
+        for arm in arms:
+            command = [sys.executable, script, "--peak-of", arm, *options.forwarded]
             result = subprocess.run(
                 command, capture_output=True, text=True, check=True, env={**os.environ, **EXACT_MALLOC}
             )
@@ -133,10 +159,10 @@ def measure_memory(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def peak_of(arm: str, options: argparse.Namespace) -> int:
+def peak_of(build: Builder, options: argparse.Namespace) -> int:
     """Peak resident KiB of this process after three steps with AdamW."""
     model = build_model(options)
-    step = build_step(arm, model, options)
+    step = build(model, options)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5)
     for _ in range(3):
         step()
@@ -153,8 +179,8 @@ def peak_resident_kib() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arms: Mapping[str, Builder], script: str, description: str | None) -> None:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hidden", type=int, default=896, help="d, divisible by 14")
     parser.add_argument("--width", type=int, default=4864, help="M, memories of a layer")
     parser.add_argument("--layers", type=int, default=2)
@@ -163,39 +189,51 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--memory-runs", type=int, default=3, help="0 leaves memory out")
+    parser.add_argument(
+        "--vary", metavar="NAME=A,B,...", help="time again for other values of hidden, width, layers, tokens or threads"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--output", type=Path, help="also write the JSON to this file")
-    parser.add_argument("--peak-of", choices=list(ARMS), help=argparse.SUPPRESS)
+    parser.add_argument("--peak-of", choices=list(arms), help=argparse.SUPPRESS)
     options = parser.parse_args()
     shape = ("hidden", "width", "layers", "tokens", "batch", "threads")
     options.forwarded = [part for name in shape for part in (f"--{name}", str(getattr(options, name)))]
     torch.set_num_threads(options.threads)
     if options.peak_of:
-        print(peak_of(options.peak_of, options))
+        print(peak_of(arms[options.peak_of], options))
         return
     result = {
-        "command": "python " + " ".join(["benchmarks/overhead.py", *sys.argv[1:]]),
+        "command": "python " + " ".join([f"benchmarks/{Path(script).name}", *sys.argv[1:]]),
         "shape": {name: getattr(options, name) for name in shape},
         "rounds": options.rounds,
         "environment": {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()},
-        "time": measure_time(options),
-        "memory": measure_memory(options) if options.memory_runs else {},
+        "time": measure_time(arms, options),
+        "memory": measure_memory(arms, script, options) if options.memory_runs else {},
     }
+    if options.vary:
+        name, _, values = options.vary.partition("=")
+        if name not in shape or not values:
+            parser.error(f"--vary is one of {', '.join(shape)}, then = and numbers")
+        result["varied"] = {name: vary(arms, options, name, [int(value) for value in values.split(",")])}
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     if options.json:
         print(json.dumps(result, indent=2))
         return
-    print(f"{'arm':<16}{'step, median ratio':>20}{'quartiles':>20}{'best over best':>16}{'peak memory':>14}")
+    print(f"{'arm':<24}{'step, median ratio':>20}{'quartiles':>20}{'best over best':>16}{'peak memory':>14}")
     for arm, time_ in result["time"].items():
         low, high = time_["ratio_quartiles"]
         memory = result["memory"].get(arm)
         print(
-            f"{arm:<16}{time_['ratio_median'] - 1:>+20.1%}{f'{low - 1:+.1%} to {high - 1:+.1%}':>20}"
+            f"{arm:<24}{time_['ratio_median'] - 1:>+20.1%}{f'{low - 1:+.1%} to {high - 1:+.1%}':>20}"
             f"{time_['ratio_of_best'] - 1:>+16.1%}" + (f"{memory['ratio'] - 1:>+14.2%}" if memory else "")
         )
+    for name, rows in result.get("varied", {}).items():
+        print(f"\nmilliseconds added to the step, by {name}")
+        for value, row in rows.items():
+            print(f"{value:>8}  " + "  ".join(f"{arm} {added:+.1f}" for arm, added in row.items()))
 
 
 if __name__ == "__main__":
-    main()
+    main(ARMS, __file__, __doc__)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from infosteer import functional
 from infosteer.errors import ConfigError
-from infosteer.ops import select
+from infosteer.ops import chunks
 from infosteer.ops.entropy import NORMALIZATIONS, entropy_gradient_rows, key_entropy
 
 from . import references
@@ -138,7 +138,7 @@ def test_chunks_and_strides(monkeypatch):
     weights = torch.randn(30, 3)
     whole = key_entropy(k)
     (dk,) = torch.autograd.grad(whole, k, weights)
-    monkeypatch.setattr(select, "CHUNK_ELEMENTS", 7 * 40)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 7 * 40)
     parts = key_entropy(k)
     torch.testing.assert_close(parts, whole)
     torch.testing.assert_close(torch.autograd.grad(parts, k, weights)[0], dk)

@@ -7,7 +7,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from infosteer.errors import ConfigError
-from infosteer.ops import select
+from infosteer.ops import chunks
 from infosteer.ops.entropy import NORMALIZATIONS, entropy_gradient_rows
 from infosteer.ops.inject import inject
 
@@ -143,7 +143,7 @@ def test_identity_view_and_saves_only_k():
 
 
 def test_idle_rows_and_zero_scale_are_left_alone_to_the_bit(monkeypatch):
-    monkeypatch.setattr(select, "CHUNK_ELEMENTS", 4 * M)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 4 * M)
     g = torch.randn(ROWS, M)
     weight = batch()[1]
     k = torch.randn(ROWS, M)

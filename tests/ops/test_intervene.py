@@ -12,8 +12,8 @@ from torch.utils.checkpoint import checkpoint
 
 from infosteer import functional
 from infosteer.errors import ConfigError
+from infosteer.ops import chunks
 from infosteer.ops import intervene as module
-from infosteer.ops import select
 from infosteer.ops.intervene import intervene
 
 from . import references
@@ -109,7 +109,7 @@ def test_chunks_give_the_same_bits(monkeypatch):
     weights = torch.randn(23, 64)
     whole = intervene(k, 0.1)
     (dk,) = torch.autograd.grad(whole, k, weights)
-    monkeypatch.setattr(select, "CHUNK_ELEMENTS", 5 * 64)
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 5 * 64)
     parts = intervene(k, 0.1)
     assert torch.equal(parts, whole)
     assert torch.equal(torch.autograd.grad(parts, k, weights)[0], dk)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infosteer.errors import ConfigError
-from infosteer.ops import select
+from infosteer.ops import chunks, select, select_rows
 from infosteer.ops.select import count_smallest, smallest
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
@@ -76,7 +76,7 @@ def test_compiled_and_accelerator_path_chooses_the_same(kind, dtype):
     k = rows(kind, (4, 301), dtype, 2)
     for order in select.ORDERS:
         for m in (1, 3, 40, 300):
-            static = select._smallest_static(k, m, order)
+            static = select_rows.smallest_static(k, m, order)
             assert torch.equal(static.sort(-1).values, expected(k, m, order))
 
 
@@ -84,7 +84,7 @@ def test_strides_chunks_and_input_untouched(monkeypatch):
     k = torch.randn(40, 3, 50).transpose(0, 1)[:, ::2]
     before = k.clone()
     whole = smallest(k, 7)
-    monkeypatch.setattr(select, "CHUNK_ELEMENTS", 130)  # two rows at a time, with a shorter last chunk
+    monkeypatch.setattr(chunks, "CHUNK_ELEMENTS", 130)  # two rows at a time, with a shorter last chunk
     assert torch.equal(smallest(k, 7), whole)
     assert torch.equal(whole.sort(-1).values, expected(k, 7, "magnitude"))
     assert torch.equal(k, before)

@@ -29,10 +29,11 @@ from torch import Tensor
 
 from infosteer.errors import ConfigError
 from infosteer.ops.backends import kernels_take
+from infosteer.ops.chunks import rows_per_chunk
 from infosteer.ops.entropy_rows import EASY_SUM, entropy_gradient_rows, entropy_moments
 from infosteer.ops.once import differentiable_once
 from infosteer.ops.rows import statistics_dtype
-from infosteer.ops.select import check_choice, check_floating, rows_per_chunk
+from infosteer.ops.select import check_choice, check_floating
 from infosteer.ops.steered import steered_entropy
 
 NORMALIZATIONS = ("magnitude", "square", "softmax")

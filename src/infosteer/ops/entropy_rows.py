@@ -5,6 +5,8 @@ Shape letters: R rows, M memories.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,7 @@ from infosteer.ops.rows import statistics_dtype
 
 # Sums of magnitudes for which ln |k| loses nothing that matters in float32 and no rescaling is needed.
 EASY_SUM = (1e-3, 1e7)
+_BELOW_ALL_LOGS = -1000.0  # ln of the smallest float64 is -744.4
 
 
 def entropy_gradient_rows(
@@ -29,9 +32,9 @@ def entropy_gradient_rows(
         (R, M) float32 (float64 for float64 input), a new tensor.
     """
     if normalization == "magnitude" and not torch.compiler.is_compiling() and k.device.type == "cpu":
-        easy = _easy_magnitude_gradient(k)
-        if easy is not None:
-            return easy
+        line = magnitude_line(k)
+        if line is not None:
+            return torch.addcmul(line.offset, line.log, line.slope).mul_(torch.sign(k))
     x, weight, log = _weights(k, normalization)
     if total is None or center is None:
         total, center = _moments(weight, log)
@@ -51,17 +54,35 @@ def entropy_moments(k: Tensor, normalization: str) -> tuple[Tensor, Tensor]:
     return _moments(weight, log)
 
 
-def _easy_magnitude_gradient(k: Tensor) -> Tensor | None:
-    """The same in fewer passes for rows of ordinary size without zeros, infinities, NaN; None when a row is not so."""
-    size = k.abs().to(statistics_dtype(k.dtype))
+@dataclass(frozen=True, slots=True)
+class Line:
+    """``dH/dk = sgn(k) (offset + slope ln|k|)`` of rows (R, M), for the magnitude normalization.
+
+    Attributes:
+        log: (R, M) ln |k|, some finite number where k is 0.
+        slope: (R, 1) -1 / S.
+        offset: (R, 1) Q / S^2.
+    """
+
+    log: Tensor
+    slope: Tensor
+    offset: Tensor
+
+
+def magnitude_line(k: Tensor) -> Line | None:
+    """The gradient in few passes, for rows (R, M) of ordinary size; None when a row has an infinity, a NaN, or a sum
+    that float32 does not carry well."""
+    wide = statistics_dtype(k.dtype)
+    size = k.abs().to(wide)
     total = size.sum(dim=1, keepdim=True)
-    log = size.log()
-    weighted = size.mul_(log).sum(dim=1, keepdim=True)  # a zero gives 0 * -inf = NaN here
-    if not bool((weighted.isfinite() & (total > EASY_SUM[0]) & (total < EASY_SUM[1])).all()):
+    if not bool(((total > EASY_SUM[0]) & (total < EASY_SUM[1])).all()):
         return None
-    inverse = -1 / total
-    slope = torch.mul(log.sub_(weighted / total), inverse, out=size)
-    return slope.mul_(torch.sign(k))
+    log = size.log()
+    weighted = torch.mul(size, log).sum(dim=1, keepdim=True)
+    if not bool(weighted.isfinite().all()):  # there are zeros, and 0 * -inf is NaN
+        weighted = size.mul_(log.clamp_min_(_BELOW_ALL_LOGS)).sum(dim=1, keepdim=True)
+    slope = -1 / total
+    return Line(log, slope, weighted * slope * slope)
 
 
 def _largest(k: Tensor) -> Tensor:

@@ -11,7 +11,8 @@ from torch.nn import functional
 
 from infosteer.ops import reference
 from infosteer.ops.rows import moved, pack_entries, unpack_entries
-from infosteer.ops.select import bit_pattern, smallest
+from infosteer.ops.select import smallest
+from infosteer.ops.select_rows import INFINITY, bit_pattern
 
 
 def activate(gate: Tensor, activation: str) -> Tensor:
@@ -105,7 +106,7 @@ def gate_gradients(total: Tensor, gate: Tensor, up: Tensor, activation: str) -> 
 
 def plain_keys(k: Tensor, order: str) -> Tensor:
     """int32 keys of rows as the kernels have them: they compare as ``|k|`` or ``k`` do, NaN one step above infinity."""
-    bits, infinity = bit_pattern(k)
+    bits, infinity = bit_pattern(k), INFINITY[k.dtype]
     sign = torch.iinfo(bits.dtype).min
     size = (bits & ~sign).to(torch.int32)
     keys = torch.where(bits < 0, -size, size) if order == "signed" else size

@@ -26,10 +26,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from infosteer.errors import ConfigError
+from infosteer.ops import cpu
 from infosteer.ops.backends import kernels_take
 from infosteer.ops.once import differentiable_once
 from infosteer.ops.rows import statistics_dtype
-from infosteer.ops.select import check_floating, rows_per_chunk
+from infosteer.ops.select import check_floating
 
 GradRows = Callable[[Tensor], Tensor]
 AddRows = Callable[[Tensor, Tensor, Tensor], Tensor | None]
@@ -136,26 +137,22 @@ class _Inject(torch.autograd.Function):
         (k,) = ctx.saved_tensors
         width = k.shape[-1]
         k_rows, grad_rows = k.reshape(-1, width), grad.reshape(-1, width)
-        weight = None if ctx.row_weight is None else ctx.row_weight.reshape(-1, 1)
-        if ctx.add_rows is not None and kernels_take(k):
+        on_cpu = cpu.takes(k)
+        if on_cpu or (ctx.add_rows is not None and kernels_take(k)):
             factors = row_factors(ctx.scale, ctx.row_weight, k_rows, grad)
-            added = ctx.add_rows(k_rows, grad_rows, factors)
+            added = None if ctx.add_rows is None else ctx.add_rows(k_rows, grad_rows, factors)
+            if added is None and on_cpu:
+                added = cpu.add_gradient(k_rows, grad_rows, factors, ctx.grad_rows)
             if added is not None:
                 return added.view(grad.shape), None, None, None, None
-        if torch.compiler.is_compiling() or k.device.type != "cpu":
-            scale = _read_scale(ctx.scale, grad)
-            slope = ctx.grad_rows(k_rows)
-            factor = scale.to(slope.dtype) if weight is None else scale.to(slope.dtype) * weight.to(slope.dtype)
-            total = torch.addcmul(grad_rows.to(slope.dtype), slope, factor).to(grad.dtype)
-            total = torch.where(factor == 0, grad_rows, total)  # left alone even where the slope is not finite
-            return total.view(grad.shape), None, None, None, None
-        return (
-            _inject_rows(k_rows, grad_rows, weight, float(ctx.scale), ctx.grad_rows).view(grad.shape),
-            None,
-            None,
-            None,
-            None,
-        )
+        scale = _read_scale(ctx.scale, grad)
+        slope = ctx.grad_rows(k_rows)
+        factor = scale.to(slope.dtype)
+        if ctx.row_weight is not None:
+            factor = factor * ctx.row_weight.reshape(-1, 1).to(slope.dtype)
+        total = torch.addcmul(grad_rows.to(slope.dtype), slope, factor).to(grad.dtype)
+        total = torch.where(factor == 0, grad_rows, total)  # left alone even where the slope is not finite
+        return total.view(grad.shape), None, None, None, None
 
 
 class _InjectValue(torch.autograd.Function):
@@ -177,35 +174,3 @@ def row_factors(scale: Tensor, row_weight: Tensor | None, k: Tensor, grad: Tenso
     wide = statistics_dtype(k.dtype)
     now = _read_scale(scale, grad).to(wide)
     return now.expand(k.shape[0]).contiguous() if row_weight is None else now * row_weight.reshape(-1).to(wide)
-
-
-def _inject_rows(k: Tensor, grad: Tensor, weight: Tensor | None, factor: float, grad_rows: GradRows) -> Tensor:
-    """``grad + factor * weight * grad_rows(k)`` on the CPU, in chunks without the rows of weight 0 at their ends."""
-    if factor == 0.0 or k.numel() == 0:
-        return grad
-    result = torch.empty(grad.shape, dtype=grad.dtype)
-    active = None if weight is None else weight.squeeze(1) != 0
-    step = rows_per_chunk(k.shape[1])
-    for start in range(0, k.shape[0], step):
-        stop = min(start + step, k.shape[0])
-        first, last = start, stop
-        if active is not None:
-            where = active[start:stop].nonzero()
-            first, last = (start + int(where[0]), start + int(where[-1]) + 1) if len(where) else (stop, stop)
-            result[start:first] = grad[start:first]
-            result[last:stop] = grad[last:stop]
-            if first == last:
-                continue
-        slope = grad_rows(k[first:last])
-        here, out = grad[first:last], result[first:last]
-        share = factor if weight is None else weight[first:last].to(slope.dtype) * factor
-        if grad.dtype == slope.dtype and isinstance(share, float):
-            torch.add(here, slope, alpha=share, out=out)
-        elif isinstance(share, Tensor) and grad.dtype == slope.dtype:
-            torch.addcmul(here, slope, share, out=out)
-        else:
-            out.copy_(slope.mul_(share).add_(here))
-        if active is not None and not bool(active[first:last].all()):
-            idle = (~active[first:last]).nonzero().squeeze(1)
-            out[idle] = here[idle]
-    return result

@@ -28,16 +28,15 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from infosteer.errors import ConfigError
+from infosteer.ops import cpu
 from infosteer.ops.backends import kernels_take
-from infosteer.ops.rows import gradient_rows, targets
+from infosteer.ops.rows import Edit, gradient_rows, mean_of, targets
 from infosteer.ops.select import (
     ORDERS,
     check_choice,
     check_floating,
     count_smallest,
-    rows_per_chunk,
     smallest,
-    smallest_rows,
 )
 from infosteer.ops.steered import lift
 
@@ -71,7 +70,8 @@ def intervene(
             on an accelerator, or under a compiler, is never read on the host: strength 0 then gives an equal copy.
 
     Returns:
-        (..., M) of k's dtype. Differentiable once; saves its own output, m int32 indices and m int8 signs a row.
+        (..., M) of k's dtype. Differentiable once; saves its own output, and a row's m int32 indices and m int8
+        signs, or on a CPU one byte an entry where more than a thirty-second is overwritten.
 
     Raises:
         ConfigError: a setting out of range, an unknown choice, or ``k`` not floating.
@@ -172,67 +172,41 @@ class _Intervene(torch.autograd.Function):
         strength: float | Tensor,
     ) -> Tensor:
         rows = k.reshape(-1, k.shape[-1])
-        if torch.compiler.is_compiling() or k.device.type != "cpu":
-            index = smallest(rows, m, choice) if isinstance(choice, str) else choice
-            edited, signs = targets(rows, rows.abs(), index, alpha, reference, strength)
-            out = rows.scatter(1, index, edited)
-            index = index.to(torch.int32)
+        ctx.cpu = cpu.takes(k)
+        if ctx.cpu:
+            edit = cpu.edit_rows(rows, m, choice, alpha, reference, float(strength))
         else:
-            out = torch.empty(rows.shape, dtype=k.dtype)
-            index = torch.empty(rows.shape[0], m, dtype=torch.int32)
-            signs = torch.empty(rows.shape[0], m, dtype=torch.int8)
-            step = rows_per_chunk(rows.shape[1])
-            for start in range(0, rows.shape[0], step):
-                here = slice(start, start + step)
-                block = rows[here]
-                magnitude = block.abs()
-                if not isinstance(choice, str):
-                    chosen = choice[here]
-                elif m < rows.shape[1]:
-                    chosen = smallest_rows(block, m, choice, magnitude)
-                else:
-                    chosen = smallest(block, m, choice)
-                edited, signs[here] = targets(block, magnitude, chosen, alpha, reference, strength)
-                index[here] = chosen
-                out[here].copy_(block).scatter_(1, chosen, edited)
-        out = out.view(k.shape)
+            index = smallest(rows, m, choice) if isinstance(choice, str) else choice
+            edited, signs = targets(rows, index, mean_of(rows, reference), alpha, reference, strength)
+            edit = Edit(rows.scatter(1, index, edited), index.to(torch.int32), signs)
+        out = edit.out.view(k.shape)
         ctx.settings = (alpha, detach_reference)
         ctx.strength = None if isinstance(strength, Tensor) else strength
-        extra = (strength,) if isinstance(strength, Tensor) else ()
-        if detach_reference or reference == "mean":  # the backward pass needs no more than the places
-            ctx.save_for_backward(index, *extra)
-        else:
-            ctx.save_for_backward(index, *extra, out, signs)
+        # Without a mean of magnitudes the backward pass needs no more than the places.
+        ctx.signed = not detach_reference and reference == "magnitude_mean"
+        ctx.odd = edit.odd
+        ctx.save_for_backward(
+            edit.where,
+            edit.signs,
+            out if ctx.signed else None,
+            strength if isinstance(strength, Tensor) else None,
+        )
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         alpha, detach_reference = ctx.settings
-        saved = list(ctx.saved_tensors)
-        index = saved.pop(0)
-        strength = saved.pop(0) if ctx.strength is None else ctx.strength
+        where, signs, out, strength = ctx.saved_tensors
+        strength = strength if ctx.strength is None else ctx.strength
         width = grad.shape[-1]
-        grad_rows = grad.reshape(-1, width)
-        out_rows = saved[0].reshape(-1, width) if saved else None
-        signs = saved[1] if saved else None
+        rows = grad.reshape(-1, width)
         spread = None if detach_reference else alpha / width
-        whole = torch.compiler.is_compiling() or grad.device.type != "cpu"
-        if whole:
-            return gradient_rows(grad_rows, index.long(), out_rows, signs, spread, strength, None).view_as(grad), *(
-                (None,) * 6
-            )
-        result = torch.empty(grad_rows.shape, dtype=grad.dtype)
-        step = rows_per_chunk(width)
-        for start in range(0, grad_rows.shape[0], step):
-            here = slice(start, start + step)
-            gradient_rows(
-                grad_rows[here],
-                index[here].long(),
-                None if out_rows is None else out_rows[here],
-                None if signs is None else signs[here],
-                spread,
-                strength,
-                result[here],
-            )
+        out = rows if out is None else out.reshape(-1, width)
+        if ctx.cpu:
+            result = cpu.edit_gradient(rows, Edit(out, where, signs, ctx.odd), spread, strength, ctx.signed)
+        elif ctx.signed:
+            result = gradient_rows(rows, where.long(), out, signs, spread, strength)
+        else:
+            result = gradient_rows(rows, where.long(), None, None, spread, strength)
         return result.view(grad.shape), *((None,) * 6)

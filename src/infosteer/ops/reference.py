@@ -12,6 +12,7 @@ from infosteer.ops.entropy_rows import entropy_gradient_rows, entropy_moments
 from infosteer.ops.rows import (
     entries_like,
     gradient_rows,
+    mean_of,
     pack_entries,
     statistics_dtype,
     targets,
@@ -36,7 +37,7 @@ def rows_forward(
     if m:
         index = smallest(k, m, order)
         share = strength if strength_at is None else strength_at
-        edited, signs = targets(k, k.abs(), index, alpha, reference, share)
+        edited, signs = targets(k, index, mean_of(k, reference), alpha, reference, share)
         out = k.scatter(1, index, edited)
         entries = pack_entries(index, signs, k.shape[1])
     if not normalization:
@@ -69,7 +70,7 @@ def rows_backward(
     signed = not detach_reference and reference == "magnitude_mean"
     spread = None if detach_reference else alpha / y.shape[1]
     share = strength if strength_at is None else strength_at
-    result = gradient_rows(full, index, y if signed else None, signs if signed else None, spread, share, None)
+    result = gradient_rows(full, index, y if signed else None, signs if signed else None, spread, share)
     return result.to(y.dtype)
 
 

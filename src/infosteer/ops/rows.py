@@ -5,8 +5,27 @@ Shape letters: R rows, M memories, m overwritten entries.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """Edited rows, and what their backward pass needs.
+
+    Attributes:
+        out: (R, M) the edited rows.
+        where: (R, m) int32 places of the overwritten entries; or (R, M) int8, see ``ops.masked_rows``.
+        signs: (R, m) int8 signs of what was there; None beside a mask.
+        odd: whether the rows have a zero or a NaN; only known beside a mask.
+    """
+
+    out: Tensor
+    where: Tensor
+    signs: Tensor | None
+    odd: bool = True
 
 
 def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -15,14 +34,19 @@ def statistics_dtype(dtype: torch.dtype) -> torch.dtype:
 
 
 def targets(
-    block: Tensor, magnitude: Tensor, index: Tensor, alpha: float, reference: str, strength: float | Tensor
+    k: Tensor, index: Tensor, mean: Tensor, alpha: float, reference: str, strength: float | Tensor
 ) -> tuple[Tensor, Tensor]:
-    """What is written at ``index``: values (R, m) of block's dtype, and the signs (R, m) int8 of what was there."""
-    original = block.gather(1, index)
-    source = magnitude if reference == "magnitude_mean" else block
-    target = alpha * source.mean(dim=1, keepdim=True, dtype=statistics_dtype(block.dtype))
-    target = target.to(block.dtype).expand_as(original)
+    """What is written at ``index``: values (R, m) of k's dtype, and the signs (R, m) int8 of what was there; ``mean``
+    as ``mean_of`` gives it."""
+    original = k.gather(1, index)
+    target = (alpha * mean).to(k.dtype).expand_as(original)
     return moved(original, target, reference, strength), torch.sign(original).to(torch.int8)
+
+
+def mean_of(k: Tensor, reference: str) -> Tensor:
+    """Each row's mean that the reference names, (R, 1) float32 (float64 stays)."""
+    source = k.abs() if reference == "magnitude_mean" else k
+    return source.mean(dim=1, keepdim=True, dtype=statistics_dtype(k.dtype))
 
 
 def moved(original: Tensor, target: Tensor, reference: str, strength: float | Tensor) -> Tensor:
@@ -46,31 +70,31 @@ def gradient_rows(
     signs: Tensor | None,
     spread: float | None,
     strength: float | Tensor,
-    result: Tensor | None,
 ) -> Tensor:
-    """Gradient of one chunk; ``out`` and ``signs`` are None for "mean", ``spread`` (alpha / M) None when detached."""
+    """Gradient (R, M) of edited rows; ``out`` and ``signs`` None for "mean", ``spread`` (alpha / M) when detached."""
+    at = grad.gather(1, index)
+    if spread is None:
+        return grad.scatter(1, index, kept(at, strength).to(grad.dtype))
+    here, share = gradient_at(at, signs, spread, strength)
     wide = statistics_dtype(grad.dtype)
-    at = grad.gather(1, index).to(wide)
-    here = (1 - strength) * at if isinstance(strength, Tensor) or strength != 1.0 else torch.zeros_like(at)
-    full = grad
-    if spread is not None:
-        if signs is None or out is None:
-            share = at.sum(dim=1, keepdim=True) * (spread * strength)
-            here = here + share
-            full = grad + share
-        else:
-            share = torch.where(signs < 0, -at, at).sum(dim=1, keepdim=True) * (spread * strength)
-            here = here + signs * share
-            if result is not None and grad.dtype == wide:
-                full = torch.addcmul(grad, torch.sign(out), share, out=result)
-            else:
-                full = torch.addcmul(grad.to(wide), torch.sign(out).to(wide), share)
-    here = here.to(grad.dtype)
-    if result is None:
-        return full.to(grad.dtype).scatter(1, index, here)
-    if full is not result:
-        result.copy_(full)
-    return result.scatter_(1, index, here)
+    direction = 1.0 if out is None else torch.sign(out).to(wide)
+    full = grad.to(wide) + share * direction
+    return full.to(grad.dtype).scatter(1, index, here.to(grad.dtype))
+
+
+def kept(at: Tensor, strength: float | Tensor) -> Tensor:
+    """The gradient (R, m) of overwritten entries from that of what was written, but for the mean's part; float32."""
+    at = at.to(statistics_dtype(at.dtype))
+    return (1 - strength) * at if isinstance(strength, Tensor) or strength != 1.0 else torch.zeros_like(at)
+
+
+def gradient_at(at: Tensor, signs: Tensor | None, spread: float, strength: float | Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient (R, m) of overwritten entries from that of what was written, ``at`` (R, m), and the share (R, 1) of
+    it that goes through the mean to every entry (times its sign, if there are ``signs``); float32 (float64 stays)."""
+    here, at = kept(at, strength), at.to(statistics_dtype(at.dtype))
+    through = at if signs is None else torch.where(signs < 0, -at, at)
+    share = through.sum(dim=1, keepdim=True) * (spread * strength)
+    return here + (share if signs is None else signs * share), share
 
 
 _SHORT = 1 << 14  # indices below this fit 16 bits beside a sign

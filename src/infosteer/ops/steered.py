@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from infosteer.ops import cpu
 from infosteer.ops.backends import kernels_take
 from infosteer.ops.reference import rows_backward, rows_forward
 from infosteer.ops.rows import entries_like, statistics_dtype
@@ -53,8 +54,9 @@ def steered_entropy(k: Tensor, normalization: str) -> Tensor:
     return lift(k, 0, 1.0, "magnitude", "mean", True, 1.0, normalization)[1]
 
 
-def add_entropy_gradient(k: Tensor, grad: Tensor, factor: Tensor, normalization: str) -> Tensor:
-    """``grad + factor dH/dk`` in one pass over rows; rows whose factor is 0 are left alone.
+def add_entropy_gradient(k: Tensor, grad: Tensor, factor: Tensor, normalization: str) -> Tensor | None:
+    """``grad + factor dH/dk`` in one pass over rows, None where there is no such pass; rows whose factor is 0 are left
+    alone.
 
     Args:
         k: (R, M) coefficients.
@@ -65,6 +67,8 @@ def add_entropy_gradient(k: Tensor, grad: Tensor, factor: Tensor, normalization:
     Returns:
         (R, M) of grad's dtype, a new tensor.
     """
+    if not kernels_take(k):
+        return cpu.add_entropy_gradient(k, grad, factor) if normalization == "magnitude" and cpu.takes(k) else None
     nothing = entries_like(k, 0)
     return steer_rows_backward(grad, k, nothing, None, factor, 1.0, "mean", 1.0, None, True, normalization)
 

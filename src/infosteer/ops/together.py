@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from infosteer.ops import cpu
 from infosteer.ops.backends import kernels_take
 from infosteer.ops.entropy import NORMALIZATIONS, entropy_gradient_rows, key_entropy
 from infosteer.ops.inject import check_injection, inject, row_factors
 from infosteer.ops.intervene import REFERENCES, check_finite, intervene, read_strength
+from infosteer.ops.rows import Edit
 from infosteer.ops.select import ORDERS, check_choice, check_floating, count_smallest
 from infosteer.ops.steered import lift, split_strength, steer_rows, steer_rows_backward
 
@@ -65,10 +67,13 @@ def intervene_and_inject(
     """
     m, factor = _read(k, fraction, alpha, order, reference, strength, normalization)
     check_injection(k, row_weight, scale)
+    settings = (m, float(alpha), order, reference, bool(detach_reference), factor, normalization)
     if m and kernels_take(k):
-        settings = (m, float(alpha), order, reference, bool(detach_reference), factor, normalization)
         out: Tensor = _InterveneAndInject.apply(k, row_weight, scale, *settings)
         return out
+    if m and cpu.takes(k):
+        joint: Tensor = _OnCpu.apply(k, row_weight, scale, *settings)
+        return joint
 
     def slope(rows: Tensor) -> Tensor:
         return entropy_gradient_rows(rows, normalization)
@@ -123,4 +128,46 @@ class _InterveneAndInject(torch.autograd.Function):
         y = out.reshape(-1, width)
         factor = row_factors(ctx.scale, ctx.row_weight, y, grad)
         result = steer_rows_backward(grad.reshape(-1, width), y, entries, None, factor, *ctx.settings, at, *ctx.flags)
+        return result.view(grad.shape), *((None,) * 9)
+
+
+class _OnCpu(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        k: Tensor,
+        row_weight: Tensor | None,
+        scale: Tensor,
+        m: int,
+        alpha: float,
+        order: str,
+        reference: str,
+        detach_reference: bool,
+        strength: float,
+        normalization: str,
+    ) -> Tensor:
+        edit = cpu.edit_rows(k.reshape(-1, k.shape[-1]), m, order, alpha, reference, strength)
+        out = edit.out.view(k.shape)
+        ctx.row_weight, ctx.scale, ctx.normalization = row_weight, scale, normalization
+        ctx.spread = None if detach_reference else alpha / k.shape[-1]
+        ctx.strength, ctx.odd = strength, edit.odd
+        ctx.signed = not detach_reference and reference == "magnitude_mean"
+        ctx.save_for_backward(out, edit.where, edit.signs)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        out, where, signs = ctx.saved_tensors
+        rows, grads = out.reshape(-1, out.shape[-1]), grad.reshape(-1, out.shape[-1])
+        edit = Edit(rows, where, signs, ctx.odd)
+        settings = (ctx.spread, ctx.strength, ctx.signed)
+        factors = row_factors(ctx.scale, ctx.row_weight, rows, grad)
+        result = cpu.joint_gradient(grads, edit, factors, *settings) if ctx.normalization == "magnitude" else None
+        if result is None:
+
+            def slope(some: Tensor) -> Tensor:
+                return entropy_gradient_rows(some, ctx.normalization)
+
+            result = cpu.edit_gradient(cpu.add_gradient(rows, grads, factors, slope), edit, *settings)
         return result.view(grad.shape), *((None,) * 9)

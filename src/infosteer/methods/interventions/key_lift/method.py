@@ -13,6 +13,7 @@ from infosteer.core.config import setting
 from infosteer.core.contract import Context
 from infosteer.core.surfaces import InterventionMethod, PenaltyMethod
 from infosteer.errors import ConfigError
+from infosteer.ops import cpu
 from infosteer.ops.backends import kernels_take
 from infosteer.ops.entropy import key_entropy
 from infosteer.ops.intervene import REFERENCES, intervene
@@ -120,7 +121,9 @@ class Intervention(InterventionMethod):
         scale: torch.Tensor,
     ) -> torch.Tensor | None:
         normalization = penalty.entropy_normalization
-        if normalization is None or self._bounded or context.counted is not None or not kernels_take(k):
+        if normalization is None or self._bounded or context.counted is not None:
+            return None
+        if not kernels_take(k) and not cpu.takes(k):
             return None
         return intervene_and_inject(
             k,

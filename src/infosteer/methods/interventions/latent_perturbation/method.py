@@ -48,7 +48,7 @@ class LatentPerturbation(InterventionMethod):
 
     Symbols: h (..., D) the output of a layer at one token; mean and std over its D entries; c scale; s strength. The
     noise is new for every position and step, and a constant in the backward pass. Which layer: one of ``layers`` in a
-    step, all of them, or for each row its own, which stands in it as ``about: {layer: 3}``; rows without are left alone.
+    step, all, or for each row its own, which stands in it as ``about: {layer: 3}``; rows without are left alone.
 
     Raises:
         ConfigError: a setting out of its range; rows whose layer is none of ``layers``.

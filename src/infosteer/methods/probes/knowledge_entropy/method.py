@@ -12,9 +12,9 @@ from torch import Tensor
 from infosteer.core.surfaces import Observer, ProbeMethod
 from infosteer.errors import ConfigError
 from infosteer.models import Site
+from infosteer.ops.chunks import rows_per_chunk
 from infosteer.ops.entropy import key_entropy
 from infosteer.ops.masking import masked_sum
-from infosteer.ops.select import rows_per_chunk
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, slots=True)

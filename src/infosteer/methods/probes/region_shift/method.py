@@ -13,7 +13,7 @@ from infosteer.core.surfaces import Observer, ProbeMethod
 from infosteer.errors import ConfigError
 from infosteer.methods.probes.region_shift.sketch import MagnitudeSketch
 from infosteer.models import Site
-from infosteer.ops.select import rows_per_chunk
+from infosteer.ops.chunks import rows_per_chunk
 
 REGIONS = ("low", "middle", "high")
 REFERENCES = ("calibration", "first_step")

@@ -1,8 +1,8 @@
 """The Triton kernels on a GPU: are they right there, and what do they cost in time and memory?
 
-    python benchmarks/kernels.py                       # both, as tables
-    python benchmarks/kernels.py --json --output kernels.json
-    python benchmarks/kernels.py --skip speed          # only whether they are right
+    python benchmarks/triton_kernels.py                       # both, as tables
+    python benchmarks/triton_kernels.py --json --output kernels.json
+    python benchmarks/triton_kernels.py --skip speed          # only whether they are right
 
 Right: masks bit by bit against a stable sort, values and gradients against the PyTorch back end, for every type, order,
 reference and normalization, at widths that are no powers of two, on hostile rows and on random ones.
