@@ -81,10 +81,11 @@ def trainer_step(
         infosteer.attach(trainer, copy.deepcopy(methods))
     inputs = build_batch(options)
     count = torch.tensor(inputs["labels"][:, 1:].numel())
+    run = torch.compile(model, backend=options.compile) if options.compile else model
 
     def step() -> None:
         model.zero_grad(set_to_none=True)
-        trainer.accelerator.backward(trainer.compute_loss(model, dict(inputs), num_items_in_batch=count))
+        trainer.accelerator.backward(trainer.compute_loss(run, dict(inputs), num_items_in_batch=count))
 
     return step
 
@@ -187,6 +188,7 @@ def main(arms: Mapping[str, Builder], script: str, description: str | None) -> N
     parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--batch", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--compile", default="", metavar="BACKEND", help="compile every model: aot_eager, inductor")
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--memory-runs", type=int, default=3, help="0 leaves memory out")
     parser.add_argument(
@@ -197,7 +199,7 @@ def main(arms: Mapping[str, Builder], script: str, description: str | None) -> N
     parser.add_argument("--peak-of", choices=list(arms), help=argparse.SUPPRESS)
     options = parser.parse_args()
     shape = ("hidden", "width", "layers", "tokens", "batch", "threads")
-    options.forwarded = [part for name in shape for part in (f"--{name}", str(getattr(options, name)))]
+    options.forwarded = [part for name in (*shape, "compile") for part in (f"--{name}", str(getattr(options, name)))]
     torch.set_num_threads(options.threads)
     if options.peak_of:
         print(peak_of(arms[options.peak_of], options))
@@ -205,6 +207,7 @@ def main(arms: Mapping[str, Builder], script: str, description: str | None) -> N
     result = {
         "command": "python " + " ".join([f"benchmarks/{Path(script).name}", *sys.argv[1:]]),
         "shape": {name: getattr(options, name) for name in shape},
+        "compile": options.compile,
         "rounds": options.rounds,
         "environment": {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()},
         "time": measure_time(arms, options),

@@ -165,3 +165,21 @@ def test_strength_zero_is_bit_identical_when_compiled() -> None:
             optimizer.zero_grad()
             losses.append(float(loss.detach()))
     assert losses[:3] == losses[3:]
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["plain compiled first", "plain compiled later"])
+@torch._dynamo.config.patch(skip_nnmodule_hook_guards=True)  # as in a new process
+def test_two_models_of_one_class_do_not_share_hooks(before: bool) -> None:
+    """A compiled reference model beside the steered one, as in preference tuning."""
+    wanted = explicit(tiny(num_hidden_layers=1))
+    plain, model = tiny(num_hidden_layers=1), tiny(num_hidden_layers=1)
+    unsteered = float(plain(**batch(), use_cache=False).loss.detach())
+    reference = torch.compile(plain, backend="aot_eager")
+    if before:
+        reference(**batch(), use_cache=False)
+    with infosteer.steer(model, on(), measure_every=0) as session:
+        compiled = torch.compile(model, backend="aot_eager")
+        session.loss(compiled(**batch(), use_cache=False).loss).backward()
+        assert relative_error(gradients(model), wanted) < 1e-5
+        found = reference(**batch(), use_cache=False).loss
+    assert float(found.detach()) == pytest.approx(unsteered, rel=1e-6)

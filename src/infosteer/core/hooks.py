@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
+import torch._dynamo.config
 from torch import Tensor, nn
 
 from infosteer.core.marks import split_marks
@@ -137,8 +138,20 @@ class EntryHook:
         return EntryHook, (None,)
 
 
+def make_compilers_see_hooks() -> None:
+    """Lets compiled code belong to the hooks that it was traced with.
+
+    Left alone, the compiler gives two models of one class the same code whatever their hooks are: a frozen reference
+    that was compiled first would leave the steered model's sites silent.
+    """
+    if torch._dynamo.config.skip_nnmodule_hook_guards:
+        torch._dynamo.config.skip_nnmodule_hook_guards = False
+        torch.compiler.reset()  # what was traced before does not ask for hooks; it is traced again when it is called
+
+
 def entry_hooks(session: Session, model: nn.Module, site_names: Sequence[str]) -> list[Any]:
     """Puts entry hooks on the model and on every module between it and its decoder layers."""
+    make_compilers_see_hooks()
     handles: list[Any] = []
     levels = zip(*(name.split(".") for name in site_names), strict=False)
     common = [names[0] for names in itertools.takewhile(lambda names: len(set(names)) == 1, levels)]

@@ -86,7 +86,7 @@ def intervene(
     factor = read_strength(strength)
     if m == 0 or (not isinstance(factor, Tensor) and factor == 0.0):
         return k
-    if kernels_take(k):
+    if kernels_take(k) or torch.compiler.is_compiling():  # one node in a compiled graph, on every device
         return lift(k, m, float(alpha), order, reference, bool(detach_reference), factor)[0]
     out: Tensor = _Intervene.apply(k, m, float(alpha), order, reference, bool(detach_reference), factor)
     return out
