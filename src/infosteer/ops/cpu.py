@@ -79,25 +79,35 @@ def edit_gradient(grad: Tensor, edit: Edit, spread: float | None, strength: floa
 
 def add_gradient(k: Tensor, grad: Tensor, factor: Tensor, grad_rows: Callable[[Tensor], Tensor]) -> Tensor:
     """``grad + factor grad_rows(k)`` (R, M), factor (R,), for any function of rows that treats each on its own; rows
-    whose factor is 0 are left alone."""
-    if not bool(factor.any()):
-        return grad
-    result = torch.empty(grad.shape, dtype=grad.dtype)
-    for here, active in _spans(k, factor):
-        if not active:
-            result[here] = grad[here]
-            continue
-        slope = grad_rows(k[here])
-        _add_product(grad[here], slope, factor[here].unsqueeze(1).to(slope.dtype), result[here])
-        idle = (factor[here] == 0).nonzero().squeeze(1)
-        if len(idle):  # left alone even where the slope is not finite
-            result[here].index_copy_(0, idle, grad[here][idle])
-    return result
+    whose factor is 0 are left alone, even where the slope is not finite."""
+
+    def term(rows: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        slope = grad_rows(rows)
+        return slope, share.to(slope.dtype)
+
+    result = _add_terms(k, grad, factor, term)
+    assert result is not None, "this term has no rows that it cannot do"
+    idle = (factor == 0).nonzero().squeeze(1)
+    return result if result is grad else result.index_copy_(0, idle, grad[idle])
 
 
 def add_entropy_gradient(k: Tensor, grad: Tensor, factor: Tensor) -> Tensor | None:
     """``grad + factor dH/dk`` (R, M) for the magnitude normalization, factor (R,); rows whose factor is 0 are left
     alone. None for rows that need more care (``entropy_rows.magnitude_line``)."""
+
+    def term(rows: Tensor, share: Tensor) -> tuple[Tensor, Tensor] | None:
+        line = magnitude_line(rows)
+        if line is None:
+            return None
+        return torch.sign(rows), torch.addcmul(line.offset * share, line.log, line.slope * share)
+
+    return _add_terms(k, grad, factor, term)
+
+
+def _add_terms(
+    k: Tensor, grad: Tensor, factor: Tensor, term: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
+) -> Tensor | None:
+    """``grad + a * b`` with ``a, b = term(rows, factors (R, 1))`` for rows whose factor is not 0; None where a term is."""
     if not bool(factor.any()):
         return grad
     result = torch.empty(grad.shape, dtype=grad.dtype)
@@ -105,12 +115,10 @@ def add_entropy_gradient(k: Tensor, grad: Tensor, factor: Tensor) -> Tensor | No
         if not active:
             result[here] = grad[here]
             continue
-        line = magnitude_line(k[here])
-        if line is None:
+        found = term(k[here], factor[here].unsqueeze(1))
+        if found is None:
             return None
-        share = factor[here].unsqueeze(1)
-        slope = torch.addcmul(line.offset * share, line.log, line.slope * share)
-        _add_product(grad[here], torch.sign(k[here]), slope, result[here])
+        _add_product(grad[here], *found, result[here])
     return result
 
 
