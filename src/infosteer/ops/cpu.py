@@ -107,7 +107,7 @@ def add_entropy_gradient(k: Tensor, grad: Tensor, factor: Tensor) -> Tensor | No
 def _add_terms(
     k: Tensor, grad: Tensor, factor: Tensor, term: Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
 ) -> Tensor | None:
-    """``grad + a * b`` with ``a, b = term(rows, factors (R, 1))`` for rows whose factor is not 0; None where a term is."""
+    """``grad + a * b`` with ``a, b = term(rows, factors (R, 1))`` in rows whose factor is not 0; None if a term is."""
     if not bool(factor.any()):
         return grad
     result = torch.empty(grad.shape, dtype=grad.dtype)
