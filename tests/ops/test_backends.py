@@ -262,7 +262,7 @@ def test_the_fused_injection_is_the_explicit_loss(reentrant):
 
 
 def load_benchmark():
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "kernels.py"
+    path = Path(__file__).resolve().parents[2] / "benchmarks" / "triton_kernels.py"
     spec = importlib.util.spec_from_file_location("benchmark_kernels", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
