@@ -53,7 +53,7 @@ class InterventionMethod(MarkingMethod, SiteMethod):
         self, k: Tensor, context: Context, penalty: PenaltyMethod, row_weight: Tensor | None, scale: Tensor
     ) -> Tensor | None:
         """``edit``, and the penalty's gradient added in the same backward pass as ``ops.inject`` adds it; None where no
-        kernel does both at once. Only asked of the last edit of a site."""
+        back end does both at once. Only asked of the last edit of a site."""
         return None
 
     @property
@@ -93,8 +93,8 @@ class PenaltyMethod(SiteMethod):
         return gradient
 
     def add_rows_gradient(self, k: Tensor, gradient: Tensor, factor: Tensor) -> Tensor | None:
-        """``gradient + factor * rows_gradient(k)`` (R, M) with factor (R,), where a kernel does it in one pass over
-        rows k (R, M); None where it does not. Only asked where kernels run."""
+        """``gradient + factor * rows_gradient(k)`` (R, M) with factor (R,), where a back end does it in one pass over
+        rows k (R, M); None where none does."""
         return None
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor
 
 # Elements of a chunk of rows: large enough that calls into torch cost nothing, small enough for a cache.
 CHUNK_ELEMENTS = 1 << 19
+
+
+def eager_on_cpu(k: Tensor) -> bool:
+    """Whether rows like k go in chunks: elsewhere launches cost more than memory, and a compiler fuses by itself."""
+    return k.device.type == "cpu" and not torch.compiler.is_compiling()
 
 
 def rows_per_chunk(width: int) -> int:

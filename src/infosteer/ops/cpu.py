@@ -22,11 +22,6 @@ from infosteer.ops.rows import Edit, gradient_at, kept, mean_of, statistics_dtyp
 from infosteer.ops.select_rows import smallest_rows
 
 
-def takes(k: Tensor) -> bool:
-    """Whether rows like k are computed here."""
-    return k.device.type == "cpu" and not torch.compiler.is_compiling()
-
-
 def edit_rows(rows: Tensor, m: int, choice: str | Tensor, alpha: float, reference: str, strength: float) -> Edit:
     """Overwrites m entries of every row (R, M): the smallest in the order named, or those at given places (R, m)."""
     width = rows.shape[1]

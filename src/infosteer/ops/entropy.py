@@ -29,7 +29,7 @@ from torch import Tensor
 
 from infosteer.errors import ConfigError
 from infosteer.ops.backends import kernels_take
-from infosteer.ops.chunks import rows_per_chunk
+from infosteer.ops.chunks import eager_on_cpu, row_chunks, rows_per_chunk
 from infosteer.ops.entropy_rows import EASY_SUM, entropy_gradient_rows, entropy_moments
 from infosteer.ops.once import differentiable_once
 from infosteer.ops.rows import statistics_dtype
@@ -64,7 +64,7 @@ def key_entropy(k: Tensor, normalization: str = "magnitude") -> Tensor:
     if kernels_take(k):
         return steered_entropy(k, normalization)
     recorded = k.requires_grad and torch.is_grad_enabled()
-    if normalization == "magnitude" and not recorded and not torch.compiler.is_compiling() and k.device.type == "cpu":
+    if normalization == "magnitude" and not recorded and eager_on_cpu(k):
         return _magnitude_entropy(k.reshape(-1, k.shape[-1])).view(k.shape[:-1])
     out: Tensor = _KeyEntropy.apply(k, normalization)
     return out
@@ -74,26 +74,23 @@ def _magnitude_entropy(rows: Tensor) -> Tensor:
     """(R,) entropies without gradient: few passes over rows (R, M) of ordinary size, the careful way for others."""
     wide = statistics_dtype(rows.dtype)
     out = torch.empty(rows.shape[0], dtype=wide)
-    step = rows_per_chunk(rows.shape[1])
-    buffers = torch.empty((2, min(step, rows.shape[0]), rows.shape[1]), dtype=wide)
-    for start in range(0, rows.shape[0], step):
-        chunk = rows[start : start + step]
+    buffers = torch.empty((2, min(rows_per_chunk(rows.shape[1]), rows.shape[0]), rows.shape[1]), dtype=wide)
+    for place in row_chunks(rows):
+        chunk, here = rows[place], out[place]
         size, log = buffers[:, : chunk.shape[0]]
         torch.abs(chunk.detach().to(wide), out=size)
         total = size.sum(dim=1)
         torch.clamp_min(size, torch.finfo(wide).tiny, out=log).log_()  # 0 ln 0 = 0
-        here = out[start : start + step]
         torch.sub(total.log(), log.mul_(size).sum(dim=1) / total, out=here)
         if not bool(((total > EASY_SUM[0]) & (total < EASY_SUM[1])).all()):
             here.copy_(_KeyEntropy.apply(chunk.detach(), "magnitude"))
     return out
 
 
-def _chunks(k: Tensor) -> range:
-    """Starts of chunks of rows; one chunk where launches cost more than memory, and under a compiler, which fuses."""
-    whole = torch.compiler.is_compiling() or k.device.type != "cpu"
-    step = max(1, k.shape[0]) if whole else rows_per_chunk(k.shape[1])
-    return range(0, k.shape[0], step)
+def _chunks(rows: Tensor) -> list[slice]:
+    if eager_on_cpu(rows):
+        return list(row_chunks(rows))
+    return [slice(0, rows.shape[0])] if rows.shape[0] else []
 
 
 class _KeyEntropy(torch.autograd.Function):
@@ -101,9 +98,8 @@ class _KeyEntropy(torch.autograd.Function):
     def forward(ctx: Any, k: Tensor, normalization: str) -> Tensor:
         rows = k.reshape(-1, k.shape[-1])
         totals, centers = [], []
-        chunks = _chunks(rows)
-        for start in chunks:
-            total, center = entropy_moments(rows[start : start + chunks.step], normalization)
+        for here in _chunks(rows):
+            total, center = entropy_moments(rows[here], normalization)
             totals.append(total)
             centers.append(center)
         total = torch.cat(totals) if totals else rows.new_empty(0, 1, dtype=statistics_dtype(k.dtype))
@@ -117,11 +113,9 @@ class _KeyEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         k, total, center = ctx.saved_tensors
         rows = k.reshape(-1, k.shape[-1])
-        chunks = _chunks(rows)
         result = torch.empty(rows.shape, dtype=k.dtype, device=k.device)
         factor = grad.reshape(-1, 1)
-        for start in chunks:
-            here = slice(start, start + chunks.step)
+        for here in _chunks(rows):
             slope = entropy_gradient_rows(rows[here], ctx.normalization, total[here], center[here])
             result[here] = slope.mul_(factor[here])
         return result.view(k.shape), None

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from infosteer.ops.chunks import eager_on_cpu
 from infosteer.ops.rows import statistics_dtype
 
 # Sums of magnitudes for which ln |k| loses nothing that matters in float32 and no rescaling is needed.
@@ -31,7 +32,7 @@ def entropy_gradient_rows(
     Returns:
         (R, M) float32 (float64 for float64 input), a new tensor.
     """
-    if normalization == "magnitude" and not torch.compiler.is_compiling() and k.device.type == "cpu":
+    if normalization == "magnitude" and eager_on_cpu(k):
         line = magnitude_line(k)
         if line is not None:
             return torch.addcmul(line.offset, line.log, line.slope).mul_(torch.sign(k))

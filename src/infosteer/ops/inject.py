@@ -28,6 +28,7 @@ from torch.autograd.function import once_differentiable
 from infosteer.errors import ConfigError
 from infosteer.ops import cpu
 from infosteer.ops.backends import kernels_take
+from infosteer.ops.chunks import eager_on_cpu
 from infosteer.ops.once import differentiable_once
 from infosteer.ops.rows import statistics_dtype
 from infosteer.ops.select import check_floating
@@ -137,7 +138,7 @@ class _Inject(torch.autograd.Function):
         (k,) = ctx.saved_tensors
         width = k.shape[-1]
         k_rows, grad_rows = k.reshape(-1, width), grad.reshape(-1, width)
-        on_cpu = cpu.takes(k)
+        on_cpu = eager_on_cpu(k)
         if on_cpu or (ctx.add_rows is not None and kernels_take(k)):
             factors = row_factors(ctx.scale, ctx.row_weight, k_rows, grad)
             added = None if ctx.add_rows is None else ctx.add_rows(k_rows, grad_rows, factors)

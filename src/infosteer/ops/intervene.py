@@ -30,6 +30,7 @@ from torch.autograd.function import once_differentiable
 from infosteer.errors import ConfigError
 from infosteer.ops import cpu
 from infosteer.ops.backends import kernels_take
+from infosteer.ops.chunks import eager_on_cpu
 from infosteer.ops.rows import Edit, gradient_rows, mean_of, targets
 from infosteer.ops.select import (
     ORDERS,
@@ -172,7 +173,7 @@ class _Intervene(torch.autograd.Function):
         strength: float | Tensor,
     ) -> Tensor:
         rows = k.reshape(-1, k.shape[-1])
-        ctx.cpu = cpu.takes(k)
+        ctx.cpu = eager_on_cpu(k)
         if ctx.cpu:
             edit = cpu.edit_rows(rows, m, choice, alpha, reference, float(strength))
         else:

@@ -1,8 +1,8 @@
 """Overwritten rows where many entries are overwritten, on the CPU: a mask in place of indices.
 
-Gathering and scattering cost time per index, so that half of a row would cost ten times what a hundredth does. With a
-mask everything is a pass over the row, whatever the fraction. Values are chosen by bits (``a ^ ((a ^ b) & mask)``):
-exact beside infinities and NaN, and several times faster than ``torch.where`` on a CPU.
+Gathering and scattering cost time per index. With a mask everything is a pass over the row, whatever the fraction.
+Values are chosen by bits (``a ^ ((a ^ b) & mask)``): exact beside infinities and NaN, and vectorised on a CPU, where
+``torch.where`` is not.
 
 What is kept of a row for the backward pass is one byte an entry: 0 where nothing was written, else minus (2 + the sign
 of what was there), so that the byte's own sign is the mask.
@@ -18,7 +18,7 @@ from torch import Tensor
 from infosteer.ops.rows import mean_of, statistics_dtype
 from infosteer.ops.select_rows import bit_pattern, smallest_mask
 
-# Below this share of a row indices are the cheaper way (measured: benchmarks/intervene_cpu.py).
+# Below this share of a row indices are the cheaper way (measured: benchmarks/ops.py).
 MASK_FROM = 1 / 32
 
 

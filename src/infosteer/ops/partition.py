@@ -1,7 +1,7 @@
 """Order statistics of rows of integers on the CPU, without sorting them.
 
-NumPy's partition uses the wide registers of a CPU and takes a fifth of the time of PyTorch's top-k, but it runs on one
-thread; with many threads PyTorch, which splits the rows among them, is the faster one. What comes out is the same.
+NumPy's partition uses the wide registers of a CPU, which PyTorch's top-k does not, but it runs on one thread; with many
+threads PyTorch, which splits the rows among them, takes its place. What comes out is the same.
 """
 
 from __future__ import annotations

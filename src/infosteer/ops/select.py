@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from infosteer.errors import ConfigError
+from infosteer.ops.chunks import eager_on_cpu
 from infosteer.ops.select_rows import BITS, smallest_rows, smallest_static
 
 ORDERS = ("magnitude", "signed")
@@ -96,6 +97,6 @@ def smallest(k: Tensor, m: int, order: str = "magnitude") -> Tensor:
     k = k.detach()
     if m == 0 or m == width:
         return torch.arange(m, device=k.device).expand(*k.shape[:-1], m)
-    if torch.compiler.is_compiling() or k.device.type != "cpu":
+    if not eager_on_cpu(k):
         return smallest_static(k, m, order)
     return smallest_rows(k.reshape(-1, width), m, order).view(*k.shape[:-1], m)

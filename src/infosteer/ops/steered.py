@@ -20,6 +20,7 @@ from torch import Tensor
 
 from infosteer.ops import cpu
 from infosteer.ops.backends import kernels_take
+from infosteer.ops.chunks import eager_on_cpu
 from infosteer.ops.reference import rows_backward, rows_forward
 from infosteer.ops.rows import entries_like, statistics_dtype
 
@@ -68,7 +69,7 @@ def add_entropy_gradient(k: Tensor, grad: Tensor, factor: Tensor, normalization:
         (R, M) of grad's dtype, a new tensor.
     """
     if not kernels_take(k):
-        return cpu.add_entropy_gradient(k, grad, factor) if normalization == "magnitude" and cpu.takes(k) else None
+        return cpu.add_entropy_gradient(k, grad, factor) if normalization == "magnitude" and eager_on_cpu(k) else None
     nothing = entries_like(k, 0)
     return steer_rows_backward(grad, k, nothing, None, factor, 1.0, "mean", 1.0, None, True, normalization)
 

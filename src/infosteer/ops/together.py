@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from infosteer.ops import cpu
 from infosteer.ops.backends import kernels_take
+from infosteer.ops.chunks import eager_on_cpu
 from infosteer.ops.entropy import NORMALIZATIONS, entropy_gradient_rows, key_entropy
 from infosteer.ops.inject import check_injection, inject, row_factors
 from infosteer.ops.intervene import REFERENCES, check_finite, intervene, read_strength
@@ -71,7 +72,7 @@ def intervene_and_inject(
     if m and kernels_take(k):
         out: Tensor = _InterveneAndInject.apply(k, row_weight, scale, *settings)
         return out
-    if m and cpu.takes(k):
+    if m and eager_on_cpu(k):
         joint: Tensor = _OnCpu.apply(k, row_weight, scale, *settings)
         return joint
 

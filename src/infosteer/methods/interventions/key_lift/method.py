@@ -13,8 +13,8 @@ from infosteer.core.config import setting
 from infosteer.core.contract import Context
 from infosteer.core.surfaces import InterventionMethod, PenaltyMethod
 from infosteer.errors import ConfigError
-from infosteer.ops import cpu
 from infosteer.ops.backends import kernels_take
+from infosteer.ops.chunks import eager_on_cpu
 from infosteer.ops.entropy import key_entropy
 from infosteer.ops.intervene import REFERENCES, intervene
 from infosteer.ops.select import ORDERS
@@ -123,7 +123,7 @@ class Intervention(InterventionMethod):
         normalization = penalty.entropy_normalization
         if normalization is None or self._bounded or context.counted is not None:
             return None
-        if not kernels_take(k) and not cpu.takes(k):
+        if not kernels_take(k) and not eager_on_cpu(k):
             return None
         return intervene_and_inject(
             k,

@@ -12,7 +12,7 @@ from torch import Tensor
 from infosteer.core.surfaces import Observer, ProbeMethod
 from infosteer.errors import ConfigError
 from infosteer.models import Site
-from infosteer.ops.chunks import rows_per_chunk
+from infosteer.ops.chunks import row_chunks
 from infosteer.ops.entropy import key_entropy
 from infosteer.ops.masking import masked_sum
 
@@ -105,9 +105,7 @@ class KnowledgeEntropyObserver(Observer):
         lengths = kept.double().view(self._shape).sum(-1, keepdim=True)
         share = (kept.double().view(self._shape) / lengths.clamp(min=1)).reshape(-1)
         use = torch.zeros(k.shape[-1], dtype=torch.float64, device=k.device)
-        step = rows_per_chunk(k.shape[-1])
-        for start in range(0, k.shape[0], step):  # so that the float64 copy of k stays small
-            rows = slice(start, start + step)
+        for rows in row_chunks(k):  # so that the float64 copy of k stays small
             size = torch.where((share[rows] > 0)[:, None], k[rows].abs().double(), 0.0)
             use += share[rows] @ size
         self._use[layer] = self._use.get(layer, 0.0) + use
