@@ -20,7 +20,6 @@ shape of Qwen2.5-0.5B.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import fnmatch
 import json
 import os
@@ -184,20 +183,27 @@ def peak_of(key: str, options: argparse.Namespace) -> tuple[int, int]:
     return peak_resident_kib(), state_bytes(arm.optimizer)
 
 
-def measure_data(keys: list[str], count: int = 1000) -> dict[str, Any]:
-    """Seconds that methods on the surface ``data`` take for 1,000 rows, median of five, and the rows they give."""
-    rows = [{"prompt": f"Question: what is {i}?\nAnswer:", "completion": f" It is number {i}."} for i in range(count)]
-    found = {}
+def measure_data(keys: list[str], count: int = 1000) -> tuple[dict[str, Any], dict[str, str]]:
+    """Seconds that methods on the surface ``data`` take for 1,000 rows, median of five, and the rows they give: prompts
+    with completions, documents for those that want these; and why, for a method that takes neither."""
+    asked = [{"prompt": f"Question: what is {i}?\nAnswer:", "completion": f" It is number {i}."} for i in range(count)]
+    documents = [{"text": f"Document {i} begins here. It goes on with {i}. It ends."} for i in range(count)]
+    found, missing = {}, {}
     for key in keys:
-        taken, given = [], 0
-        with contextlib.suppress(InfoSteerError):
-            for _ in range(5):
-                started = time.perf_counter()
-                given = len(infosteer.transform_rows(rows, [build_method(settings_of(key))], seed=1))
-                taken.append(time.perf_counter() - started)
-        if taken:
+        for rows in (asked, documents):
+            taken, given = [], 0
+            try:
+                for _ in range(5):
+                    started = time.perf_counter()
+                    given = len(infosteer.transform_rows(rows, [build_method(settings_of(key))], seed=1))
+                    taken.append(time.perf_counter() - started)
+            except InfoSteerError as error:
+                missing[key] = f"{error.what} ({error.got})"
+                continue
             found[key] = {"seconds": statistics.median(taken), "rows": given}
-    return found
+            missing.pop(key, None)
+            break
+    return found, missing
 
 
 def table(result: dict[str, Any]) -> str:
@@ -242,6 +248,7 @@ def main() -> None:
         parser.error(f"no method is called {options.methods}")
     on_models = [key for key in chosen if not key.startswith("data/")]
     times, missing = measure_time(on_models, options)
+    data, refused = measure_data([key for key in chosen if key not in on_models])
     result = {
         "command": "python " + " ".join(["benchmarks/methods.py", *sys.argv[1:]]),
         "shape": {name: getattr(options, name) for name in shape},
@@ -250,8 +257,8 @@ def main() -> None:
         "settings": {key: settings_of(key) for key in chosen},
         "time": times,
         "memory": measure_memory([k for k in on_models if k in times], options) if options.memory_runs else {},
-        "data": measure_data([key for key in chosen if key not in on_models]),
-        "missing": missing,
+        "data": data,
+        "missing": missing | refused,
     }
     if options.output:
         os.makedirs(os.path.dirname(options.output) or ".", exist_ok=True)

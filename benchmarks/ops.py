@@ -4,6 +4,8 @@ Everything is run in turn, round after round, in one process; the figures are me
 the ratios within a round, so that a busy machine disturbs both sides alike. "plain layer again" shows the noise.
 
     python benchmarks/ops.py [--rounds 15] [--threads 2] [--rows 512] [--hidden 896] [--width 4864] [--dtype float32]
+
+A second table has the edit alone by fraction: by places, by a mask, and in plain PyTorch; ``--output`` keeps it.
 """
 
 from __future__ import annotations
@@ -12,8 +14,11 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
 
 import torch
+from overhead import write_json
 from torch import Tensor
 from torch.nn import functional
 
@@ -22,6 +27,7 @@ from infosteer.ops.inject import inject
 from infosteer.ops.intervene import intervene
 
 FRACTION = 0.01
+FRACTIONS = (0.01, 0.03, 0.1, 0.25, 0.5)
 
 
 class Layer(torch.nn.Module):
@@ -45,16 +51,16 @@ class Layer(torch.nn.Module):
         return x + self.down(coefficients if steer is None else steer(coefficients))
 
 
-def naive_intervene(k: Tensor) -> Tensor:
-    m = max(1, round(FRACTION * k.shape[-1]))
+def naive_intervene(k: Tensor, fraction: float = FRACTION) -> Tensor:
+    m = max(1, round(fraction * k.shape[-1]))
     index = torch.sort(k.detach().abs(), dim=-1, stable=True).indices[..., :m]
     mask = torch.zeros_like(k, dtype=torch.bool).scatter(-1, index, True)
     mean = k.float().abs().mean(-1, keepdim=True)
     return torch.where(mask, torch.where(k < 0, -mean, mean).to(k.dtype), k)
 
 
-def naive_intervene_topk(k: Tensor) -> Tensor:
-    m = max(1, round(FRACTION * k.shape[-1]))
+def naive_intervene_topk(k: Tensor, fraction: float = FRACTION) -> Tensor:
+    m = max(1, round(fraction * k.shape[-1]))
     index = torch.topk(k.detach().abs(), m, dim=-1, largest=False).indices
     mask = torch.zeros_like(k, dtype=torch.bool).scatter(-1, index, True)
     mean = k.float().abs().mean(-1, keepdim=True)
@@ -73,6 +79,31 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def by_fraction(k: Tensor, upstream: Tensor, rounds: int) -> dict[str, dict[str, float]]:
+    """Median milliseconds of edit and backward pass, by fraction and by way."""
+
+    def forced(share: float, fraction: float) -> Tensor:
+        with mock.patch("infosteer.ops.cpu.MASK_FROM", share):
+            return intervene(k, fraction)
+
+    found: dict[str, dict[str, float]] = {}
+    for fraction in FRACTIONS:
+        ways: dict[str, Callable[[], Tensor]] = {
+            "places": lambda fraction=fraction: forced(1.0, fraction),
+            "mask": lambda fraction=fraction: forced(0.0, fraction),
+            "plain, top-k": lambda fraction=fraction: naive_intervene_topk(k, fraction),
+            "plain, sort": lambda fraction=fraction: naive_intervene(k, fraction),
+        }
+        times: dict[str, list[float]] = {way: [] for way in ways}
+        for turn in range(-1, rounds):
+            for way, work in ways.items():
+                seconds = timed(lambda work=work: torch.autograd.grad(work(), k, upstream))
+                if turn >= 0:
+                    times[way].append(seconds)
+        found[f"{fraction:g}"] = {way: 1e3 * statistics.median(values) for way, values in times.items()}
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
@@ -81,6 +112,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=896)
     parser.add_argument("--width", type=int, default=4864)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
+    parser.add_argument("--output", type=Path, help="write the table by fraction to this file, as JSON")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
@@ -130,6 +162,13 @@ def main() -> None:
         share = statistics.median(a / b for a, b in zip(values, times["plain layer"], strict=True))
         over = f"{share - 1:+.1%}" if "layer" in name else ""
         print(f"{name:<26}{1e3 * statistics.median(values):>10.2f}{1e3 * min(values):>10.2f}{share:>10.1%}{over:>12}")
+
+    fractions = by_fraction(k, upstream, options.rounds)
+    print("\nedit and backward pass alone, median ms")
+    for fraction, row in fractions.items():
+        print(f"{fraction:>6}  " + "  ".join(f"{way} {value:.2f}" for way, value in row.items()))
+    shape = {name: getattr(options, name) for name in ("rows", "width", "dtype", "threads", "rounds")}
+    write_json({"shape": shape, "torch": torch.__version__, "fractions": fractions}, options.output)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import os
 import platform
@@ -90,18 +91,16 @@ def trainer_step(
     return step
 
 
-def steered(*methods: dict[str, Any]) -> Builder:
-    """The trainer's step with these methods."""
-    return lambda model, options: trainer_step(model, options, list(methods))
-
-
+METHODS: dict[str, list[dict[str, Any]]] = {
+    "plain": [],
+    "plain again": [],
+    "intervention": [{"method": "key_lift"}],
+    "intervention, half": [{"method": "key_lift", "fraction": 0.5}],
+    "regularisation": [{"method": "key_entropy"}],
+    "both": [{"method": "key_lift"}, {"method": "key_entropy"}],
+}
 ARMS: dict[str, Builder] = {
-    "plain": trainer_step,
-    "plain again": trainer_step,
-    "intervention": steered({"method": "key_lift"}),
-    "intervention, half": steered({"method": "key_lift", "fraction": 0.5}),
-    "regularisation": steered({"method": "key_entropy"}),
-    "both": steered({"method": "key_lift"}, {"method": "key_entropy"}),
+    arm: functools.partial(trainer_step, methods=methods or None) for arm, methods in METHODS.items()
 }
 
 
@@ -111,9 +110,17 @@ def measure_time(arms: Mapping[str, Builder], options: argparse.Namespace) -> di
     for _ in range(2):  # the first call of a session measures how minor its edits are
         for step in steps.values():
             step()
-    names, times = list(steps), {arm: [] for arm in steps}
-    for turn in range(options.rounds):
+    return in_turn(steps, options.rounds)
+
+
+def in_turn(steps: Mapping[str, Step], rounds: int, before: Step = lambda: None) -> dict[str, Any]:
+    """Times of steps that are made in a rotating order, and their ratios to the plain one of the same round; ``before``
+    is called before each and not timed."""
+    names = list(steps)
+    times: dict[str, list[float]] = {arm: [] for arm in names}
+    for turn in range(rounds):
         for arm in names[turn % len(names) :] + names[: turn % len(names)]:
+            before()
             begin = time.perf_counter()
             steps[arm]()
             times[arm].append(time.perf_counter() - begin)
@@ -128,6 +135,13 @@ def measure_time(arms: Mapping[str, Builder], options: argparse.Namespace) -> di
             "median_ms": statistics.median(times[arm]) * 1e3,
         }
     return found
+
+
+def write_json(result: Mapping[str, Any], file: Path | None) -> None:
+    """Writes a result to a file, where one is asked for."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 def vary(
@@ -218,9 +232,7 @@ def main(arms: Mapping[str, Builder], script: str, description: str | None) -> N
         if name not in shape or not values:
             parser.error(f"--vary is one of {', '.join(shape)}, then = and numbers")
         result["varied"] = {name: vary(arms, options, name, [int(value) for value in values.split(",")])}
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(result, options.output)
     if options.json:
         print(json.dumps(result, indent=2))
         return

@@ -12,34 +12,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from overhead import build_batch, build_model
+from overhead import METHODS, Step, build_batch, build_model, in_turn, write_json
 from torch.nn.parallel import DistributedDataParallel
 
 import infosteer
 
-ARMS: dict[str, list[dict[str, Any]]] = {
-    "plain": [],
-    "plain again": [],
-    "intervention": [{"method": "key_lift"}],
-    "regularisation": [{"method": "key_entropy"}],
-    "both": [{"method": "key_lift"}, {"method": "key_entropy"}],
-}
+ARMS = {arm: methods for arm, methods in METHODS.items() if arm != "intervention, half"}
 
 
 def work(rank: int, world: int, folder: str, options: argparse.Namespace) -> None:
     """One process: measures, and the first one writes its ratios to ``folder``."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=world)
-    steps = {}
+    steps: dict[str, Step] = {}
     for arm, methods in ARMS.items():
         model = build_model(options)
         session = infosteer.steer(model, methods) if methods else None
@@ -53,23 +45,10 @@ def work(rank: int, world: int, folder: str, options: argparse.Namespace) -> Non
             (session.loss(loss) if session else loss).backward()
 
         steps[arm] = step
-    names = list(steps)
-    times: dict[str, list[float]] = {arm: [] for arm in names}
-    for turn in range(-2, options.rounds):  # two rounds to warm up
-        for arm in names[turn % len(names) :] + names[: turn % len(names)]:
-            dist.barrier()
-            begin = time.perf_counter()
-            steps[arm]()
-            if turn >= 0:
-                times[arm].append(time.perf_counter() - begin)
+    in_turn(steps, 2)  # to warm up
+    found = in_turn(steps, options.rounds, before=dist.barrier)
     if rank == 0:
-        found = {}
-        for arm in names[1:]:
-            ratios = [a / b for a, b in zip(times[arm], times["plain"], strict=True)]
-            low, middle, high = statistics.quantiles(ratios, n=4)
-            found[arm] = {"ratio_median": middle, "ratio_quartiles": [low, high]}
-        found["plain"] = {"median_ms": statistics.median(times["plain"]) * 1e3}
-        (Path(folder) / "found.json").write_text(json.dumps(found), encoding="utf-8")
+        write_json(found, Path(folder) / "found.json")
     dist.barrier()
     dist.destroy_process_group()
 
@@ -94,9 +73,7 @@ def main() -> None:
             found[str(world)] = json.loads((Path(folder) / "found.json").read_text(encoding="utf-8"))
     shape = {name: getattr(options, name) for name in ("hidden", "width", "layers", "tokens", "batch", "rounds")}
     result = {"shape": shape, "torch": torch.__version__, "processes": found}
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    write_json(result, options.output)
     if options.json:
         print(json.dumps(result, indent=2))
         return

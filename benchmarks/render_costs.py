@@ -59,6 +59,17 @@ def processes(measured: Measured) -> str:
     return "\n".join([*lines, "", f"Quartiles in brackets; torch {measured['torch']}."])
 
 
+def fractions(measured: Measured) -> str:
+    """Milliseconds of the edit alone, by fraction and by way."""
+    rows, shape = measured["fractions"], measured["shape"]
+    ways = list(next(iter(rows.values())))
+    lines = ["| fraction | " + " | ".join(f"{way}, ms" for way in ways) + " |", "|---|" + "---|" * len(ways)]
+    for fraction, row in rows.items():
+        lines.append(f"| {fraction} | " + " | ".join(f"{row[way]:.1f}" for way in ways) + " |")
+    told = f"{shape['rows']} rows of {shape['width']}, {shape['dtype']}, {shape['threads']} threads"
+    return "\n".join([*lines, "", f"{told}; torch {measured['torch']}."])
+
+
 def phases(measured: Measured) -> str:
     """Where a run's time goes."""
     seconds = measured["seconds"]
@@ -73,6 +84,7 @@ def phases(measured: Measured) -> str:
 
 TABLES: dict[str, Callable[[Measured], str]] = {
     "overhead": arms,
+    "ops": fractions,
     "rivals": arms,
     "compiled": arms,
     "tokens": sizes,
