@@ -5,7 +5,8 @@ the ratios within a round, so that a busy machine disturbs both sides alike. "pl
 
     python benchmarks/ops.py [--rounds 15] [--threads 2] [--rows 512] [--hidden 896] [--width 4864] [--dtype float32]
 
-A second table has the edit alone by fraction: by places, by a mask, and in plain PyTorch; ``--output`` keeps it.
+A second table has the edit alone by fraction: by native code, by places and by a mask in PyTorch, and written down
+plainly; ``--output`` keeps it.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from overhead import write_json
 from torch import Tensor
 from torch.nn import functional
 
+from infosteer.ops.backends import use_backend
 from infosteer.ops.entropy import entropy_gradient_rows
 from infosteer.ops.inject import inject
 from infosteer.ops.intervene import intervene
+from infosteer.ops.steered import add_entropy_gradient
+from infosteer.ops.together import intervene_and_inject
 
 FRACTION = 0.01
 FRACTIONS = (0.01, 0.03, 0.1, 0.25, 0.5)
@@ -83,21 +87,29 @@ def by_fraction(k: Tensor, upstream: Tensor, rounds: int) -> dict[str, dict[str,
     """Median milliseconds of edit and backward pass, by fraction and by way."""
 
     def forced(share: float, fraction: float) -> Tensor:
-        with mock.patch("infosteer.ops.cpu.MASK_FROM", share):
-            return intervene(k, fraction)
+        with mock.patch("infosteer.ops.masked_rows.MASK_FROM", share):
+            return edited_by("torch", fraction)
+
+    def edited_by(backend: str, fraction: float) -> Tensor:
+        with use_backend(backend):
+            return differentiated(intervene(k, fraction))
+
+    def differentiated(edited: Tensor) -> Tensor:
+        return torch.autograd.grad(edited, k, upstream)[0]
 
     found: dict[str, dict[str, float]] = {}
     for fraction in FRACTIONS:
         ways: dict[str, Callable[[], Tensor]] = {
-            "places": lambda fraction=fraction: forced(1.0, fraction),
-            "mask": lambda fraction=fraction: forced(0.0, fraction),
-            "plain, top-k": lambda fraction=fraction: naive_intervene_topk(k, fraction),
-            "plain, sort": lambda fraction=fraction: naive_intervene(k, fraction),
+            "native": lambda fraction=fraction: edited_by("native", fraction),
+            "PyTorch, places": lambda fraction=fraction: forced(1.0, fraction),
+            "PyTorch, mask": lambda fraction=fraction: forced(0.0, fraction),
+            "plain, top-k": lambda fraction=fraction: differentiated(naive_intervene_topk(k, fraction)),
+            "plain, sort": lambda fraction=fraction: differentiated(naive_intervene(k, fraction)),
         }
         times: dict[str, list[float]] = {way: [] for way in ways}
         for turn in range(-1, rounds):
             for way, work in ways.items():
-                seconds = timed(lambda work=work: torch.autograd.grad(work(), k, upstream))
+                seconds = timed(work)
                 if turn >= 0:
                     times[way].append(seconds)
         found[f"{fraction:g}"] = {way: 1e3 * statistics.median(values) for way, values in times.items()}
@@ -135,13 +147,16 @@ def main() -> None:
         return intervene(k, FRACTION)
 
     def penalise(k: Tensor) -> Tensor:
-        return inject(k, None, scale, entropy_gradient_rows)
+        return inject(k, None, scale, entropy_gradient_rows, add_rows)
+
+    def add_rows(k: Tensor, gradient: Tensor, factor: Tensor) -> Tensor | None:
+        return add_entropy_gradient(k, gradient, factor, "magnitude")
 
     works: dict[str, Callable[[], object]] = {
         "plain layer": through_layer(None),
         "layer + intervene": through_layer(lift),
         "layer + inject entropy": through_layer(penalise),
-        "layer + both": through_layer(lambda k: penalise(lift(k))),
+        "layer + both": through_layer(lambda k: intervene_and_inject(k, None, scale, FRACTION)),
         "plain layer again": through_layer(None),
         "intervene alone": alone(lift),
         "  naive, sort": alone(naive_intervene),

@@ -37,6 +37,7 @@ import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, Trainer, TrainingArguments
 
 import infosteer
+from infosteer.ops.backends import describe
 
 # glibc keeps freed memory back by rules of its own, which moves the peak by 2 % from run to run; so set, it gives
 # every tensor back at once, and the peak repeats to a tenth of a percent.
@@ -223,7 +224,12 @@ def main(arms: Mapping[str, Builder], script: str, description: str | None) -> N
         "shape": {name: getattr(options, name) for name in shape},
         "compile": options.compile,
         "rounds": options.rounds,
-        "environment": {"python": platform.python_version(), "torch": torch.__version__, "machine": platform.machine()},
+        "environment": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "back end": describe()["cpu"],
+        },
         "time": measure_time(arms, options),
         "memory": measure_memory(arms, script, options) if options.memory_runs else {},
     }

@@ -30,7 +30,8 @@ def arms(measured: Measured) -> str:
         memory = f"{measured['memory'][arm]['ratio'] - 1:+.2%}" if arm in measured["memory"] else "-"
         best = f"{time['ratio_of_best'] - 1:+.1%}"
         lines.append(f"| {arm} | {time['ratio_median'] - 1:+.1%} | {low} to {high} | {best} | {memory} |")
-    return "\n".join([*lines, "", f"`{measured['command']}`, torch {measured['environment']['torch']}."])
+    told = f"torch {measured['environment']['torch']}, back end: {measured['environment'].get('back end', 'torch')}"
+    return "\n".join([*lines, "", f"`{measured['command']}`, {told}."])
 
 
 def sizes(measured: Measured) -> str:
@@ -84,6 +85,7 @@ def phases(measured: Measured) -> str:
 
 TABLES: dict[str, Callable[[Measured], str]] = {
     "overhead": arms,
+    "overhead-torch": arms,
     "ops": fractions,
     "rivals": arms,
     "compiled": arms,

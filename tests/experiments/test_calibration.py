@@ -10,7 +10,7 @@ import pytest
 import tiny
 
 from infosteer.errors import ConfigError, DataError
-from infosteer.experiments.inputs import calibration_texts, check_methods
+from infosteer.experiments.inputs import calibration_texts, check_arms
 from infosteer.experiments.recipe import load_recipe
 from infosteer.experiments.run import run
 
@@ -50,11 +50,36 @@ def test_paths_are_resolved_and_arms_may_have_their_own(texts: Path, tmp_path: P
 def test_a_method_without_its_text_is_found_before_training(tmp_path: Path) -> None:
     recipe = load_recipe(tiny.recipe(tmp_path, arms={"plain": [], **USED}))
     with pytest.raises(ConfigError, match=r"protect_used needs a text(.|\n)*data\.calibration"):
-        check_methods(recipe)
-    check_methods(load_recipe(tiny.recipe(tmp_path, arms={"off": [{**USED["protected"][0], "strength": 0}]})))
+        check_arms(recipe)
+    check_arms(load_recipe(tiny.recipe(tmp_path, arms={"off": [{**USED["protected"][0], "strength": 0}]})))
     missing = tiny.recipe(tmp_path, arms=USED, data={"calibration": str(tmp_path / "none.jsonl")})
     with pytest.raises(DataError, match="no such data file"):
-        check_methods(load_recipe(missing))
+        check_arms(load_recipe(missing))
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (["q_proj", "up_porj"], r"no module of the model has this name(.|\n)*'up_porj'(.|\n)*did you mean 'up_proj'"),
+        (["mlp"], r"cannot be adapted(.|\n)*'mlp'"),
+        ([], "no module is named"),
+        (r".*\.gates", r"no module of the model has this name(.|\n)*gates"),
+        ("*", "no regular expression"),
+    ],
+    ids=str,
+)
+def test_modules_that_an_adapter_would_not_find_are_found_before_training(
+    wanted: Any, said: str, tmp_path: Path
+) -> None:
+    def recipe(target: Any) -> Any:
+        own = {"methods": [], "train": {"peft": {"r": 2, "target_modules": target}}}
+        return load_recipe(tiny.recipe(tmp_path, arms={"plain": [], "adapted": own}))
+
+    with pytest.raises(ConfigError, match=said) as caught:
+        check_arms(recipe(wanted))
+    assert "arms.adapted" in str(caught.value)
+    for target in (["q_proj", "mlp.up_proj"], r".*\.(gate|up)_proj", "all-linear"):
+        check_arms(recipe(target))
 
 
 def test_a_run_with_it(texts: Path, tmp_path: Path) -> None:

@@ -6,14 +6,27 @@ import pytest
 import torch
 
 from infosteer.ops import chunks, masked_rows, partition
+from infosteer.ops.backends import use_backend
 from infosteer.ops.entropy import key_entropy
 from infosteer.ops.intervene import intervene
+from infosteer.ops.native.build import library
 from infosteer.ops.select import smallest
 from infosteer.ops.together import intervene_and_inject
 
 from . import references
 
 ROWS, WIDTH = 19, 300
+
+
+@pytest.fixture(params=["torch", "native"], autouse=True)
+def _backend(request):
+    """Everything here holds for PyTorch and for native code, which has the same entries and the same bits."""
+    if request.param == "native" and isinstance(library(), str):
+        pytest.skip(f"no native code: {library()}")
+    with use_backend(request.param):
+        yield
+
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
@@ -56,7 +69,7 @@ def test_a_mask_gives_what_places_give(dtype, order, reference, settings, monkey
     k, grad = odd_rows(dtype), torch.randn(ROWS, WIDTH).to(dtype)
     found = []
     for share in (1.0, 0.0):  # never a mask, always a mask
-        monkeypatch.setattr("infosteer.ops.cpu.MASK_FROM", share)
+        monkeypatch.setattr("infosteer.ops.masked_rows.MASK_FROM", share)
         leaf = k.clone().requires_grad_()
         out = intervene(leaf, 0.4, order=order, reference=reference, **settings)
         found.append((out.detach(), *torch.autograd.grad(out, leaf, grad)))

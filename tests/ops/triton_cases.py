@@ -463,3 +463,34 @@ def test_a_session_on_the_kernels(methods, launches, monkeypatch):
     torch.testing.assert_close(loss, want)
     for got, expected in zip(grads, want_grads, strict=True):
         assert (got - expected).norm() <= 1e-5 * expected.norm()
+
+
+# -- in a session ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("methods", [["key_lift"], ["key_entropy"], ["key_lift", "key_entropy"]], ids="+".join)
+def test_a_session_trains_on_the_fused_kernels_as_on_pytorch(methods, monkeypatch):
+    from tests.models.tiny_models import tiny, tokens
+
+    import infosteer
+    from infosteer.core import firing
+
+    calls = []
+    monkeypatch.setattr(firing, "gated", lambda *given, **settings: calls.append(1) or gated(*given, **settings))
+    lift = "infosteer.methods.interventions.key_lift.method.gated"
+    monkeypatch.setattr(lift, lambda *given, **settings: calls.append(1) or gated(*given, **settings))
+    chosen = [{"method": name, **({"fraction": 0.2} if name == "key_lift" else {"weight": 0.5})} for name in methods]
+    found = []
+    for backend in ("triton", "torch"):
+        with use_backend(backend):
+            model, ids = tiny("llama").train(), tokens()
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+            with infosteer.steer(model, chosen) as session:
+                for _ in range(2):  # the first step is measured, which takes the coefficients one by one
+                    optimizer.zero_grad()
+                    loss = session.loss(model(input_ids=ids, labels=ids).loss)
+                    loss.backward()
+                    optimizer.step()
+            found.append([loss.detach(), *(p.grad for p in model.parameters() if p.grad is not None)])
+        assert len(calls) == 2  # two layers, on the kernels only
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)

@@ -28,6 +28,7 @@ def env(json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = Fals
     kernels = facts["kernels"]
     asked = f"; INFOSTEER_BACKEND asks for {kernels['override']}" if kernels["override"] else ""
     triton = f"triton {kernels['triton']}" if kernels["triton"] else "triton not installed"
-    table.add_row("kernels", f"GPU: {kernels['gpu']}, CPU: {kernels['cpu']} ({triton}{asked})")
+    native = f"; no native code: {kernels['native']}" if kernels["native"] else ""
+    table.add_row("kernels", f"GPU: {kernels['gpu']}, CPU: {kernels['cpu']} ({triton}{native}{asked})")
     table.add_row("extras", ", ".join(f"{k}: {'yes' if v else 'no'}" for k, v in facts["extras"].items()))
     make_console().print(table)

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from infosteer.core.contract import Context
 from infosteer.core.ledger import Call
-from infosteer.core.measure import FirstBatch, measure_penalty, measure_site
+from infosteer.core.measure import FirstBatch, add_penalty, measure_penalty, measure_site
 from infosteer.core.plans import SitePlan, StateEdit
 from infosteer.core.surfaces import InterventionMethod
 from infosteer.ops.counter import mix
-from infosteer.ops.inject import inject
+from infosteer.ops.gated import gated
+from infosteer.ops.inject import inject, inject_value
 
 
 def fire(call: Call, plan: SitePlan, k: Tensor, first_batch: FirstBatch | None) -> tuple[Tensor, Tensor | None]:
@@ -26,16 +27,11 @@ def fire(call: Call, plan: SitePlan, k: Tensor, first_batch: FirstBatch | None) 
         What the projection gets, and the shielded part of the coefficients, which is added behind it; None where no
         edit shields.
     """
-    if torch.compiler.is_compiling():
-        call.compiled = True  # a traced graph cannot count; the proof at attach stands for it
-    elif call.open:
-        call.fired[plan.site.layer] += 1
-        call.reentrant = call.reentrant or (call.training and not torch.is_grad_enabled())
+    _count(call, plan, k)
     edited, shield, joined = _edit(call, plan, k)
     if call.open and call.observed and plan.observers:
         _observe(call, plan, edited)
     if call.training:
-        call.num_rows = k.numel() // k.shape[-1]
         if call.open and call.measure:
             _measure(call, plan, k, edited, first_batch)
         for index, penalty, coefficient in plan.penalties:
@@ -52,6 +48,35 @@ def fire(call: Call, plan: SitePlan, k: Tensor, first_batch: FirstBatch | None) 
         return edited, None
     nothing = torch.zeros((), dtype=edited.dtype, device=edited.device)
     return torch.where(shield, nothing, edited), torch.where(shield, edited, nothing)
+
+
+def fire_gated(call: Call, plan: SitePlan, gate: Tensor, up: Tensor, activation: str) -> Tensor | None:
+    """What a site's projection gets from ``act(gate) * up`` (..., M), computed with edit and penalty inside it; None
+    where the coefficients are asked for on the way.
+
+    The answer does not change between a forward and its recompute: both must save the same tensors.
+    """
+    edits = [edit for edit in plan.edits if call.active[edit[0]] and call.in_scope(edit[1].scope)]
+    penalties = [penalty for penalty in plan.penalties if call.training and call.active[penalty[0]]]
+    if call.measure or (call.observed and plan.observers) or not (edits or penalties):
+        return None
+    normalization = penalties[0][1].entropy_normalization if penalties else None
+    if edits:
+        ((index, method),) = edits
+        found = method.edit_gated(gate, up, activation, _context(call, plan, index, method, gate), normalization)
+    else:
+        found = gated(gate, up, activation, normalization=normalization)
+    if found is None:
+        return None
+    k, entropy = found
+    _count(call, plan, gate)
+    if not penalties or entropy is None:
+        return k
+    index, _, coefficient = penalties[0]
+    weight = call.row_weight(k)
+    if call.open and call.values:
+        add_penalty(call, index, coefficient, entropy.detach().reshape(-1), weight)
+    return inject_value(k, entropy, weight, call.scales[index, coefficient, k.device])
 
 
 def edit_states(
@@ -91,20 +116,7 @@ def _edit(call: Call, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None,
     active = [edit for edit in plan.edits if call.active[edit[0]] and call.in_scope(edit[1].scope)]
     for index, method in active:
         before = edited
-        keys = mix(call.row_keys(k) + index) if method.random else None  # two methods draw other numbers
-        weight = call.row_weight(k) if method.selects and call.from_labels else None
-        counted = None if weight is None else weight != 0
-        # To a compiler a number in Python is a constant: one that moves would have the model compiled in every step.
-        tracing = torch.compiler.is_compiling()
-        moving = call.moving.get(index) if tracing and method.takes_tensors else None
-        context = Context(
-            layer=plan.site.layer,
-            step=None if tracing else call.step,
-            strength=call.strengths[index] if moving is None else moving,
-            keys=keys,
-            counted=counted,
-            marks=call.marks_of(method.label(), k) if method.marking else None,
-        )
+        context = _context(call, plan, index, method, k)
         if index == active[-1][0]:
             edited, joined = _edit_last(call, plan, method, edited, context)
         else:
@@ -113,6 +125,34 @@ def _edit(call: Call, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None,
             changed = edited != before
             shield = changed if shield is None else shield | changed
     return edited, shield, joined
+
+
+def _context(call: Call, plan: SitePlan, index: int, method: InterventionMethod, k: Tensor) -> Context:
+    """What a method is told about rows shaped as k (..., M) is."""
+    keys = mix(call.row_keys(k) + index) if method.random else None  # two methods draw other numbers
+    weight = call.row_weight(k) if method.selects and call.from_labels else None
+    # To a compiler a number in Python is a constant: one that moves would have the model compiled in every step.
+    tracing = torch.compiler.is_compiling()
+    moving = call.moving.get(index) if tracing and method.takes_tensors else None
+    return Context(
+        layer=plan.site.layer,
+        step=None if tracing else call.step,
+        strength=call.strengths[index] if moving is None else moving,
+        keys=keys,
+        counted=None if weight is None else weight != 0,
+        marks=call.marks_of(method.label(), k) if method.marking else None,
+    )
+
+
+def _count(call: Call, plan: SitePlan, k: Tensor) -> None:
+    """Keeps that a site fired, with how many rows."""
+    if torch.compiler.is_compiling():
+        call.compiled = True  # a traced graph cannot count; the proof at attach stands for it
+    elif call.open:
+        call.fired[plan.site.layer] += 1
+        call.reentrant = call.reentrant or (call.training and not torch.is_grad_enabled())
+    if call.training:
+        call.num_rows = k.numel() // k.shape[-1]
 
 
 def _edit_last(

@@ -54,8 +54,12 @@ def measure_penalty(
     """Adds ``coefficient * sum over rows that carry loss of rows(k)`` to the call's sum of this penalty."""
     flat = k.detach().reshape(-1, k.shape[-1])
     for rows in _chunks(flat):
-        values = method.rows(flat[rows])
-        call.sums[f"penalty/{index}"] += coefficient * (values if weight is None else values * weight[rows]).sum()
+        add_penalty(call, index, coefficient, method.rows(flat[rows]), None if weight is None else weight[rows])
+
+
+def add_penalty(call: Call, index: int, coefficient: float, values: Tensor, weight: Tensor | None) -> None:
+    """Adds ``coefficient * sum of values (N,)`` over rows that carry loss to the call's sum of this penalty."""
+    call.sums[f"penalty/{index}"] += coefficient * (values if weight is None else values * weight).sum()
 
 
 @dataclasses.dataclass(kw_only=True)

@@ -27,6 +27,19 @@ class SitePlan:
         """Whether an edit here holds the memory vectors constant that it edits the coefficients of."""
         return any(method.shields for _, method in self.edits)
 
+    @property
+    def fusible(self) -> bool:
+        """Whether a kernel may do all of it inside the gated activation: one edit, one penalty, or one of each."""
+        edits, penalties = self.edits, self.penalties
+        return (
+            not self.shields
+            and len(edits) + len(penalties) > 0
+            and len(edits) <= 1
+            and len(penalties) <= 1
+            and all(method.fusible for _, method in edits)
+            and all(method.entropy_normalization is not None for _, method, _ in penalties)
+        )
+
 
 def make_plans(methods: Sequence[Method], sites: Sequence[Site], observers: Mapping[int, Observer]) -> list[SitePlan]:
     """Plans of the sites where something happens; of all sites, to be measured, where nothing happens at any.

@@ -23,7 +23,8 @@ from infosteer.core.calls import Calls
 from infosteer.core.contract import Method
 from infosteer.core.coupling import check_loss, couple, divisor, loss_change_value, new_scales, penalty_value, sums_of
 from infosteer.core.effects import Effects
-from infosteer.core.firing import edit_states, fire
+from infosteer.core.firing import edit_states, fire, fire_gated
+from infosteer.core.fused import fuse_all
 from infosteer.core.hooks import (
     HiddenHook,
     SiteHook,
@@ -111,8 +112,9 @@ class Session:
             self.probes.calibrate(model, self.sites, calibration)
             self.applied.apply(self.methods, model, self.sites, usage, functools.partial(take_batches, task))
             # Always called last of the hooks on a module: LoRA wrappers and user hooks have had their turn.
-            for plan in self.plans:
-                hook = SiteHook(self, plan)
+            hooks = [SiteHook(self, plan) for plan in self.plans]
+            self._handles += fuse_all(self, hooks)
+            for plan, hook in zip(self.plans, hooks, strict=True):
                 self._handles.append(plan.site.module.register_forward_pre_hook(hook))
                 if plan.shields:
                     self._handles.append(plan.site.module.register_forward_hook(hook.after))
@@ -284,6 +286,11 @@ class Session:
         """What a site's projection gets instead of k (..., M), and what is added behind it; see ``firing.fire``."""
         call = self.calls.of(k)
         return (k, None) if call is None else fire(call, plan, k, self.effects.first_batch)
+
+    def at_gated(self, plan: SitePlan, gate: Tensor, up: Tensor, activation: str) -> Tensor | None:
+        """The same from ``act(gate) * up`` (..., M), None where that is to be computed first: ``firing.fire_gated``."""
+        call = self.calls.of(gate)
+        return None if call is None else fire_gated(call, plan, gate, up, activation)
 
     def at_layer(self, layer: int, states: Tensor) -> Tensor:
         """What goes on from a layer instead of its output (B, T, D).

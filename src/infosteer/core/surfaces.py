@@ -57,6 +57,18 @@ class InterventionMethod(MarkingMethod, SiteMethod):
         return None
 
     @property
+    def fusible(self) -> bool:
+        """Whether ``edit_gated`` may do what ``edit`` does."""
+        return False
+
+    def edit_gated(
+        self, gate: Tensor, up: Tensor, activation: str, context: Context, normalization: str | None
+    ) -> tuple[Tensor, Tensor | None] | None:
+        """``edit(act(gate) * up)``, and with a normalization the entropy of its rows, as ``ops.gated`` gives them; None
+        where this context asks for something else. Only asked where ``fusible``."""
+        return None
+
+    @property
     def shields(self) -> bool:
         """Whether memory vectors whose coefficient was edited get no gradient from that row."""
         return False

@@ -13,7 +13,7 @@ from typing import Any
 from infosteer.core.metrics import PREFIX
 from infosteer.errors import InfoSteerError, RunError
 from infosteer.experiments.contaminated import check_rows
-from infosteer.experiments.inputs import GENERATED, TrainingRows, calibration_texts, check_methods, training_rows
+from infosteer.experiments.inputs import GENERATED, TrainingRows, calibration_texts, check_arms, training_rows
 from infosteer.experiments.judge import add_probes, ask_probes, evaluate_sets, load_sets, outcome_of
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.reporter import Reporter
@@ -46,7 +46,7 @@ class Bench:
             if skipped and sources not in told:
                 told.add(sources)
                 self.reporter.note(f"{skipped} bad rows skipped in {sources}")
-        check_methods(recipe)
+        check_arms(recipe)
 
     def sets(self, recipe: Recipe) -> dict[str, Any]:
         """The recipe's evaluation sets."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infosteer.errors import ConfigError, DataError
+from infosteer.experiments.adapters import check_adapters
 from infosteer.experiments.recipe import Recipe
 from infosteer.experiments.sections import DataSettings
 
@@ -73,14 +74,15 @@ def _is_text(row: Mapping[str, Any]) -> bool:
     return isinstance(row.get("text", row.get("completion")), str)
 
 
-def check_methods(recipe: Recipe, skeleton: Any = None) -> None:
-    """Every method's layers against the model's, and its calibration text, without loading weights.
+def check_arms(recipe: Recipe, skeleton: Any = None) -> None:
+    """Every arm against the model, without loading weights: layers of its methods, their texts, modules for adapters.
 
     Args:
         skeleton: the model's modules without weights; read from its config unless given.
 
     Raises: ArchitectureError for a model without known sites; ConfigError for layers that it does not have, and for a
-        method that needs a calibration text where there is none; DataError for one that cannot be read.
+        method that needs a calibration text where there is none, or for modules that an adapter would not find;
+        DataError for a text that cannot be read.
     """
     from infosteer.core.contract import SiteMethod
     from infosteer.core.registry import build_method
@@ -88,9 +90,15 @@ def check_methods(recipe: Recipe, skeleton: Any = None) -> None:
     from infosteer.models import locate
     from infosteer.training.loading import load_skeleton
 
+    adapted = any(recipe.train_for(name).peft is not None for name in recipe.arms)
+    if not adapted and not any(arm.methods for arm in recipe.arms.values()):
+        return
+    modules = skeleton or load_skeleton(recipe.model)
+    if adapted:
+        check_adapters(recipe, modules)
     if not any(arm.methods for arm in recipe.arms.values()):
         return
-    sites = locate(skeleton or load_skeleton(recipe.model), trust_structure=recipe.trust_structure)
+    sites = locate(modules, trust_structure=recipe.trust_structure)
     for name, arm in recipe.arms.items():
         texts = calibration_texts(recipe.data_for(name))
         for index, mapping in enumerate(arm.methods):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from infosteer.experiments.inputs import check_methods, training_rows
+from infosteer.experiments.inputs import check_arms, training_rows
 from infosteer.experiments.judge import load_sets
 from infosteer.experiments.parts import Parts
 from infosteer.experiments.recipe import Recipe
@@ -27,7 +27,7 @@ def preview(recipe: Recipe, count: int) -> dict[str, Any]:
     """
     training = training_rows(recipe.data, recipe.seeds[0])
     sets = load_sets(recipe)
-    check_methods(recipe, skeleton_of(recipe.model)[0])
+    check_arms(recipe, skeleton_of(recipe.model)[0])
     tokenizer = tokenizer_of(recipe.model)[0]
     train = recipe.train
     encoded = _encoded(training.rows, tokenizer, train)
@@ -64,7 +64,7 @@ def preview_parts(parts: Parts, count: int) -> dict[str, Any]:
         rows = len(training_rows(recipe.data, recipe.seeds[0]).rows)
         sets = ", ".join(f"{name} {len(one.rows)}" for name, one in load_sets(recipe).items())
         sizes[_task(recipe)] = f"{rows} training rows; steps: {_steps(recipe.train, rows)}; asks {sets}"
-        check_methods(recipe, skeleton_of(recipe.model)[0])
+        check_arms(recipe, skeleton_of(recipe.model)[0])
 
     check_inputs(parts, check)
     lines = {f"part {part.name}": f"{part.recipe.model}; {sizes[_task(part.recipe)]}" for part in parts.chosen}

@@ -1,10 +1,10 @@
-"""Which back end computes: plain PyTorch everywhere, Triton kernels where they can run and give the same result.
+"""Which back end computes: plain PyTorch everywhere, kernels where they can run and give the same result.
 
-Left alone, tensors on a GPU go to the kernels if Triton is installed, all others to PyTorch. The environment variable
-``INFOSTEER_BACKEND``, ``torch`` or ``triton``, is read when the package is imported; it or ``use_backend`` overrides
-the choice for the whole process (the backward pass runs on threads of its own, which a choice by thread would not
-reach). Rows that the kernels do not cover (float64, more
-than 32768 entries) always go to PyTorch.
+Left alone, tensors on a GPU go to Triton kernels if Triton is installed, tensors on the CPU to native code if there is
+a C compiler, all others to PyTorch. The environment variable ``INFOSTEER_BACKEND``, ``torch``, ``triton`` or
+``native``, is read when the package is imported; it or ``use_backend`` overrides the choice for the whole process (the
+backward pass runs on threads of its own, which a choice by thread would not reach). Rows that kernels do not cover
+(float64; on a GPU more than 32768 entries, on the CPU float16) always go to PyTorch.
 
 A kernel variant is tried on a few awkward rows before its first use. If it fails to compile, or if its result is not
 that of the reference, one warning says so and its rows go to PyTorch from then on.
@@ -24,8 +24,9 @@ import torch
 from torch import Tensor
 
 from infosteer.errors import ConfigError
+from infosteer.ops.native.build import library
 
-BACKENDS = ("torch", "triton")
+BACKENDS = ("torch", "triton", "native")
 VARIABLE = "INFOSTEER_BACKEND"
 WIDEST = 1 << 15  # entries of a row that fit on chip
 
@@ -45,7 +46,7 @@ def set_backend(name: str | None) -> None:
     """Overrides the choice for this process; None gives it back to the environment and the automatic rule.
 
     Raises:
-        ConfigError: an unknown name, or ``"triton"`` where Triton is not installed.
+        ConfigError: an unknown name, or one of a back end that is not there.
     """
     global _override
     if name is not None:
@@ -69,7 +70,7 @@ def use_backend(name: str | None) -> Iterator[None]:
 
 
 def chosen_backend() -> str | None:
-    """The override in force: ``"torch"``, ``"triton"``, or None for the automatic rule.
+    """The override in force: ``"torch"``, ``"triton"``, ``"native"`` or None for the automatic rule.
 
     Raises:
         ConfigError: the environment asks for a back end that does not exist or is not installed.
@@ -102,6 +103,16 @@ def kernels_take(k: Tensor) -> bool:
     return choice == "triton" or k.is_cuda
 
 
+def native_wanted() -> bool:
+    """Whether tensors on the CPU are to go to native code.
+
+    Raises:
+        ConfigError: it is asked for by name, and there is none.
+    """
+    choice = chosen_backend()
+    return choice not in ("torch", "triton") and not isinstance(library(), str)
+
+
 def tried(variant: Hashable, kernel: str, trial: Callable[[], str | None]) -> bool:
     """Whether a kernel variant may be used: the trial is run once, and must neither raise nor name a difference."""
     if variant not in _tried:
@@ -111,7 +122,7 @@ def tried(variant: Hashable, kernel: str, trial: Callable[[], str | None]) -> bo
             problem = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
         _tried[variant] = problem is None
         if problem is not None:
-            logger.warning("The Triton kernel %s is not used, PyTorch takes its place: %s", kernel, problem)
+            logger.warning("The kernel %s is not used, PyTorch takes its place: %s", kernel, problem)
     return _tried[variant]
 
 
@@ -123,15 +134,31 @@ def describe() -> dict[str, Any]:
         choice, problem = None, str(error).splitlines()[0]
     return {
         "gpu": "torch" if choice == "torch" or not _TRITON else "triton",
-        "cpu": "triton, interpreted" if choice == "triton" and INTERPRETED else "torch",
+        "cpu": _on_cpu(choice),
         "override": problem or choice,
         "triton": importlib.metadata.version("triton") if _TRITON else None,
+        "native": library() if isinstance(library(), str) else None,
     }
+
+
+def _on_cpu(choice: str | None) -> str:
+    if choice == "triton" and INTERPRETED:
+        return "triton, interpreted"
+    return "torch" if choice in ("torch", "triton") or isinstance(library(), str) else "native"
 
 
 def _check(name: str, where: str) -> None:
     if name not in BACKENDS:
         raise ConfigError("Unknown back end.", where=where, got=repr(name), expected=" or ".join(map(repr, BACKENDS)))
+    problem = library() if name == "native" else ""
+    if isinstance(problem, str) and problem:
+        raise ConfigError(
+            "There is no native back end here.",
+            where=where,
+            got=problem,
+            expected="a C compiler that makes code for this machine",
+            fix="install gcc or clang (or name one in CC)",
+        )
     if name == "triton" and not _TRITON:
         raise ConfigError(
             "The Triton back end is not installed.",

@@ -22,6 +22,11 @@ from infosteer.ops.select_rows import bit_pattern, smallest_mask
 MASK_FROM = 1 / 32
 
 
+def by_mask(m: int, width: int) -> bool:
+    """Whether m of so many entries, 0 < m, are named by a mask."""
+    return width * MASK_FROM < m < width
+
+
 def write_masked(
     block: Tensor, m: int, order: str, alpha: float, reference: str, strength: float, out: Tensor, code: Tensor
 ) -> bool:

@@ -108,6 +108,11 @@ def steer_rows(
             buffers = _like(k, m, normalization)
             kernels.rows_forward(k, buffers, alpha, order, reference, strength, strength_at, normalization)
             return buffers
+    if m and not normalization and k.device.type == "cpu":
+        share = strength if strength_at is None else float(strength_at)
+        edit = cpu.edit_packed(k, m, order, alpha, reference, share)
+        if edit is not None:
+            return edit.out, edit.where, *_like(k, 0, "")[2:]
     return rows_forward(k, m, alpha, order, reference, strength, strength_at, normalization)
 
 
@@ -176,6 +181,12 @@ def steer_rows_backward(
             result = torch.empty(y.shape, dtype=y.dtype, device=y.device)
             kernels.rows_backward(grad, y, entries, moments, factor, result, *settings)
             return result
+    if factor is None and grad is not None and entries.shape[1] and y.device.type == "cpu":
+        spread = None if detach_reference else alpha / y.shape[1]
+        share = strength if strength_at is None else float(strength_at)
+        found = cpu.packed_gradient(grad, y, entries, spread, share, reference == "magnitude_mean")
+        if found is not None:
+            return found
     return rows_backward(
         grad, y, entries, moments, factor, alpha, reference, strength, strength_at, detach_reference, normalization
     )

@@ -16,6 +16,7 @@ from infosteer.errors import ConfigError
 from infosteer.ops.backends import kernels_take
 from infosteer.ops.chunks import eager_on_cpu
 from infosteer.ops.entropy import key_entropy
+from infosteer.ops.gated import gated
 from infosteer.ops.intervene import REFERENCES, intervene
 from infosteer.ops.select import ORDERS
 from infosteer.ops.together import intervene_and_inject
@@ -129,6 +130,26 @@ class Intervention(InterventionMethod):
             k,
             row_weight,
             scale,
+            fraction=self.fraction,
+            alpha=self.alpha,
+            order=self.order,
+            reference=self.reference,
+            detach_reference=self.detach_reference,
+            strength=context.strength,
+            normalization=normalization,
+        )
+
+    @property
+    def fusible(self) -> bool:
+        return not self._bounded and not self.selects
+
+    def edit_gated(
+        self, gate: torch.Tensor, up: torch.Tensor, activation: str, context: Context, normalization: str | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        return gated(
+            gate,
+            up,
+            activation,
             fraction=self.fraction,
             alpha=self.alpha,
             order=self.order,

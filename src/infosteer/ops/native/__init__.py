@@ -1,0 +1,1 @@
+"""Native code for rows of key coefficients on a CPU, compiled when it is first wanted."""
