@@ -18,6 +18,8 @@ from torch import nn
 import infosteer
 from infosteer.core import firing, fused
 from infosteer.core.fused import FusedForward
+from infosteer.core.hooks import SiteHook
+from infosteer.core.plans import SitePlan
 
 LIFT, ENTROPY = {"method": "key_lift", "fraction": 0.2}, {"method": "key_entropy", "weight": 0.5}
 BOTH = [LIFT, ENTROPY]
@@ -229,6 +231,19 @@ def test_adapters_with_dropout_keep_their_numbers(calls: list[int], monkeypatch:
     assert calls == [0, 1] * 2
     monkeypatch.setattr(fused, "kernels_take", lambda k: False)
     same(found, steps(adapted(), BOTH, count=3))
+
+
+@pytest.mark.usefixtures("_taken")
+def test_weights_that_lie_elsewhere_keep_their_forward() -> None:
+    model = tiny("llama")
+    model.model.layers[0].mlp.up_proj.weight.data = torch.empty(0)  # as ZeRO-3 leaves them between two uses
+    hooks = [firing_hook(model, layer) for layer in (0, 1)]
+    assert [fused.fuse(hook.session, hook.plan.site, hook) is None for hook in hooks] == [True, False]
+
+
+def firing_hook(model: nn.Module, layer: int) -> Any:
+    site = infosteer.locate(model)[layer]
+    return SiteHook(None, SitePlan(site=site))
 
 
 @pytest.mark.usefixtures("_taken")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from infosteer.core.hooks import SiteHook
+from infosteer.core.sharding import is_sharded
 from infosteer.models import Role, Site
 from infosteer.ops.backends import kernels_take
 
@@ -87,10 +88,12 @@ def fuse(session: Session, site: Site, hook: SiteHook) -> FusedForward | None:
     """Puts a fused forward on the module around a site; None, and nothing changed, where it would not be the same."""
     module = site.enclosing[1]
     names = _children(site)
-    if names is None or "forward" in vars(module):
+    weights = list(module.parameters())
+    elsewhere = any(is_sharded(weight) or weight.is_meta or not weight.numel() for weight in weights)
+    if names is None or "forward" in vars(module) or elsewhere or not weights:
         return None
-    device = next((parameter.device for parameter in module.parameters()), torch.device("meta"))
-    if not kernels_take(torch.empty(1, site.width, device=device)) or not _is_product(module, names, site.hidden):
+    rows = torch.empty(1, site.width, device=weights[0].device)
+    if not kernels_take(rows) or not _is_product(module, names, site.hidden):
         return None
     forward = FusedForward(session, hook, module, names)
     module.forward = forward
@@ -128,7 +131,7 @@ def _child(path: str, roles: Sequence[Role]) -> str | None:
 
 def _is_product(module: nn.Module, names: tuple[str, str, str, str], hidden: int) -> bool:
     """Whether the module's forward is, bit by bit, what a fused forward computes in steps; False where it cannot be
-    asked (weights that lie elsewhere)."""
+    asked (packed weights of some kinds)."""
     gate, up, down, act = (getattr(module, name) for name in names)
     some = next(module.parameters())
     kind = some.dtype if some.is_floating_point() and some.element_size() >= 2 else torch.float32
@@ -141,7 +144,7 @@ def _is_product(module: nn.Module, names: tuple[str, str, str, str], hidden: int
             expected = type(module).forward(module, x)
             torch.manual_seed(0)
             return torch.equal(expected, down(act(gate(x)) * up(x)))
-    except Exception as error:  # sharded, offloaded or packed weights: whatever they raise, the steps stay apart
+    except Exception as error:  # whatever packed weights raise: then the steps stay apart
         logger.debug("%s keeps its own forward: %s", type(module).__name__, error)
         return False
 
