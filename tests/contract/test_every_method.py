@@ -38,16 +38,9 @@ from world import (
 import infosteer
 from infosteer.core.contract import Context
 from infosteer.core.data import DataContext
+from infosteer.core.params import ParamMethod
 from infosteer.core.registry import build_method, describe_method, method_info, read_card
-from infosteer.core.surfaces import (
-    SURFACES,
-    InterventionMethod,
-    LossMethod,
-    ParamMethod,
-    PenaltyMethod,
-    ProbeMethod,
-    Tokens,
-)
+from infosteer.core.surfaces import SURFACES, InterventionMethod, LossMethod, PenaltyMethod, ProbeMethod, Tokens
 from infosteer.errors import ArchitectureError, AttachError, ConfigError, NoEffectError
 from infosteer.ops.counter import mix
 

@@ -15,17 +15,9 @@ from transformers import LlamaConfig, LlamaForCausalLM
 import infosteer
 from infosteer.core.contract import Context
 from infosteer.core.data import DataContext, DataMethod, Row
+from infosteer.core.params import Handle, ParamMethod, ParamTarget
 from infosteer.core.session import Session
-from infosteer.core.surfaces import (
-    Handle,
-    InterventionMethod,
-    LossMethod,
-    Observer,
-    ParamMethod,
-    ParamTarget,
-    ProbeMethod,
-    Tokens,
-)
+from infosteer.core.surfaces import InterventionMethod, LossMethod, Observer, ProbeMethod, Tokens
 from infosteer.core.token_losses import next_tokens
 from infosteer.core.usage import memory_usage
 from infosteer.errors import AttachError, ConfigError, NoEffectError

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from infosteer.core.base_model import BaseModel
 from infosteer.core.contract import Method
 from infosteer.core.metrics import PREFIX
+from infosteer.core.params import Handle, Loop, ParamMethod, ParamTarget
 from infosteer.core.sharding import follow, names_of, refuse_flat, steps_on_partitions
-from infosteer.core.surfaces import Handle, Loop, LossMethod, ParamMethod, ParamTarget
+from infosteer.core.surfaces import LossMethod
 from infosteer.errors import ConfigError
 from infosteer.models import Site
 

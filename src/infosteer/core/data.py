@@ -1,4 +1,4 @@
-"""The surface ``data``: training rows to training rows; ``core.surfaces`` has the other five."""
+"""The surface ``data``: training rows to training rows; ``core.surfaces`` has the others."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ from infosteer.core.config import load_yaml
 from infosteer.core.contract import Method
 from infosteer.core.data import DataMethod
 from infosteer.core.measure import FirstBatch
+from infosteer.core.params import Handle
 from infosteer.core.registry import build_method, key_of
-from infosteer.core.surfaces import Handle, InterventionMethod, LossMethod, PenaltyMethod, ProbeMethod
+from infosteer.core.surfaces import InterventionMethod, LossMethod, PenaltyMethod, ProbeMethod
 from infosteer.errors import AttachError, ConfigError, NoEffectError
 
 _EXPECTED = "[infosteer.Intervention()], [{'method': 'key_lift'}], or a recipe with one arm"

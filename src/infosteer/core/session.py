@@ -37,10 +37,11 @@ from infosteer.core.hooks import (
 )
 from infosteer.core.ledger import Call
 from infosteer.core.metrics import summarise
+from infosteer.core.params import Loop
 from infosteer.core.plans import SitePlan, edits_training, make_plans, refuse_silent, state_edits
 from infosteer.core.registry import describe_method, key_of
 from infosteer.core.steps import watch_steps
-from infosteer.core.surfaces import InterventionMethod, Loop, LossMethod, ProbeMethod
+from infosteer.core.surfaces import InterventionMethod, LossMethod, ProbeMethod
 from infosteer.core.token_losses import loss_change
 from infosteer.core.usage import memory_usage
 from infosteer.core.watching import Probes

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from infosteer.core.surfaces import Handle
+from infosteer.core.params import Handle
 from infosteer.errors import AttachError
 
 

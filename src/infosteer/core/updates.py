@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from infosteer.core.params import Handle
 from infosteer.core.sharding import is_sharded
-from infosteer.core.surfaces import Handle
 from infosteer.errors import AttachError
 
 # torch optimizers whose weight decay is part of the gradient unless a group says otherwise

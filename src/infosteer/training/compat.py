@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from accelerate.optimizer import AcceleratedOptimizer
 
-from infosteer.core.surfaces import Loop
+from infosteer.core.params import Loop
 from infosteer.errors import AttachError, ConfigError
 
 PACKAGES = ("infosteer", "torch", "transformers", "trl", "peft", "accelerate", "datasets")

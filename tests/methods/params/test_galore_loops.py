@@ -12,7 +12,7 @@ from small_trainer import Stop, trainer
 from torch import Tensor, nn
 
 import infosteer
-from infosteer.core.surfaces import Loop
+from infosteer.core.params import Loop
 from infosteer.errors import AttachError, ConfigError
 from infosteer.methods.params.galore import GaLore
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from test_coefficient_probes import llama
+from probed import llama
 from torch import Tensor
 
 from infosteer.core.asking import Subject

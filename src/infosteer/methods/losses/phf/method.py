@@ -14,7 +14,8 @@ from torch import Tensor
 from infosteer.core.config import is_finite, setting
 from infosteer.core.contract import Context
 from infosteer.core.marks import TokenRow
-from infosteer.core.surfaces import Handle, LossMethod, ParamTarget, Tokens
+from infosteer.core.params import Handle, ParamTarget
+from infosteer.core.surfaces import LossMethod, Tokens
 from infosteer.errors import AttachError, ConfigError, DataError
 from infosteer.methods.losses.phf.value import ValueHead
 

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from infosteer.core.surfaces import Handle
+from infosteer.core.params import Handle
 
 
 class ValueHead(Handle):

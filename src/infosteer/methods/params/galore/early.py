@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from infosteer.core.params import Loop
 from infosteer.core.steps import part_of_a_step
-from infosteer.core.surfaces import Loop
 from infosteer.errors import AttachError
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from infosteer.core.surfaces import Handle, Loop
+from infosteer.core.params import Handle, Loop
 from infosteer.core.updates import left_out, weight_decay
 from infosteer.errors import AttachError
 from infosteer.methods.params.galore.early import EarlySteps

@@ -12,7 +12,7 @@ from transformers.trainer_utils import check_target_module_exists
 
 from infosteer.core.config import setting, suggestion
 from infosteer.core.contract import SiteMethod
-from infosteer.core.surfaces import Handle, ParamMethod, ParamTarget
+from infosteer.core.params import Handle, ParamMethod, ParamTarget
 from infosteer.errors import AttachError, ConfigError
 from infosteer.methods.params.galore.low_rank import LowRank, Settings
 from infosteer.methods.params.galore.projection import MODES, SOLVERS, compresses, is_tensor

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from infosteer.core.config import setting, suggestion
 from infosteer.core.contract import SiteMethod
 from infosteer.core.hooks import adapter_layers
-from infosteer.core.surfaces import Handle, ParamMethod, ParamTarget
+from infosteer.core.params import Handle, ParamMethod, ParamTarget
 from infosteer.errors import AttachError, ConfigError
 from infosteer.methods.params.grafting.graft import KINDS, Graft, graft, set_weights
 from infosteer.methods.params.grafting.learn import OPTIMIZERS, ROUNDINGS, Search

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from infosteer.core.config import setting
 from infosteer.core.contract import SiteMethod
-from infosteer.core.surfaces import Handle, ParamMethod, ParamTarget
+from infosteer.core.params import Handle, ParamMethod, ParamTarget
 from infosteer.core.updates import ScaledUpdates, Share
 from infosteer.models import Site, parameters_of
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from infosteer.core.config import setting
 from infosteer.core.contract import SiteMethod
-from infosteer.core.surfaces import Handle, ParamMethod, ParamTarget
+from infosteer.core.params import Handle, ParamMethod, ParamTarget
 from infosteer.core.updates import ScaledUpdates, Share
 from infosteer.errors import AttachError
 from infosteer.models import Site, is_adapted, memory_axes

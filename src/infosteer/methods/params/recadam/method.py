@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from infosteer.core.config import setting
-from infosteer.core.surfaces import Handle, ParamMethod, ParamTarget
+from infosteer.core.params import Handle, ParamMethod, ParamTarget
 from infosteer.errors import ConfigError
 from infosteer.methods.params.recadam.anchor import read_anchor
 from infosteer.methods.params.recadam.anneal import SHAPES

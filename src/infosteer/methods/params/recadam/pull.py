@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from infosteer.core.surfaces import Handle
+from infosteer.core.params import Handle
 from infosteer.core.updates import left_out, weight_decay
 from infosteer.errors import AttachError, ConfigError
 from infosteer.methods.params.recadam.anneal import annealed

@@ -11,7 +11,7 @@ from torch import nn
 
 from infosteer.core.config import setting
 from infosteer.core.contract import SiteMethod
-from infosteer.core.surfaces import Handle, ParamMethod, ParamTarget
+from infosteer.core.params import Handle, ParamMethod, ParamTarget
 from infosteer.errors import ConfigError
 from infosteer.methods.params.resuscitation.edit import Edit, resuscitate, revert
 

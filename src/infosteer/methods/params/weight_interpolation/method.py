@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from infosteer.core.config import setting
-from infosteer.core.surfaces import Handle, ParamMethod, ParamTarget
+from infosteer.core.params import Handle, ParamMethod, ParamTarget
 from infosteer.core.updates import scale_update
 
 logger = logging.getLogger(__name__)
