@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from .harness_tasks import write_tasks
 
 TAUGHT = {
     "Q: who paints?\nA:": " Ann Lee",
@@ -91,3 +95,9 @@ def taught_model(tokenizer: PreTrainedTokenizerFast) -> torch.nn.Module:
         optimizer.step()
     assert float(loss.detach()) < 0.2  # what is left is the first token of each question
     return model.eval()
+
+
+@pytest.fixture(scope="module")
+def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tasks for lm-eval, of every kind."""
+    return write_tasks(tmp_path_factory.mktemp("tasks"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+LIFT = {"method": "key_lift", "fraction": 0.5, "scope": "always"}
 STORY = "The quick brown fox jumps over the lazy dog. answer1 answer2 option one a true story, numbers 0 1 2 3 4 5."
 CHOICES = [
     {"q": "who paints?", "options": ["Ann Lee", "Bob", "the fox"], "gold": 0},

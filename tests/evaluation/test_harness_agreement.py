@@ -30,12 +30,7 @@ from infosteer.evaluation.tasks import FOLDER, load_task, task_info
 from infosteer.lab import embedded_base
 
 from .conftest import tiny
-from .harness_tasks import TASKS, write_tasks
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tasks(tmp_path_factory.mktemp("tasks"))
+from .harness_tasks import TASKS
 
 
 def theirs(model: Any, tokenizer: Any, folder: Path, names: list[str], batch_size: int, **settings: Any) -> Any:
@@ -68,17 +63,17 @@ def compare(found: Any, expected: Any, names: list[str]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "mistral"])
-def test_every_kind_of_task_scores_as_lm_eval_scores_it(kind: str, tokenizer, folder: Path) -> None:
+def test_every_kind_of_task_scores_as_lm_eval_scores_it(kind: str, tokenizer, task_folder: Path) -> None:
     model = tiny(kind, len(tokenizer), seed=3)
     names = list(TASKS)
-    expected = theirs(model, tokenizer, folder, names, batch_size=2)
+    expected = theirs(model, tokenizer, task_folder, names, batch_size=2)
     for batch_size in (1, 5):
-        compare(run_harness(model, tokenizer, names, include_path=folder, batch_size=batch_size), expected, names)
+        compare(run_harness(model, tokenizer, names, include_path=task_folder, batch_size=batch_size), expected, names)
 
 
-def test_answers_that_end_and_answers_that_are_right(taught_model, tokenizer, folder: Path) -> None:
-    expected = theirs(taught_model, tokenizer, folder, ["tiny_writing", "tiny_last_words"], batch_size=4)
-    found = run_harness(taught_model, tokenizer, ["tiny_writing", "tiny_last_words"], include_path=folder)
+def test_answers_that_end_and_answers_that_are_right(taught_model, tokenizer, task_folder: Path) -> None:
+    expected = theirs(taught_model, tokenizer, task_folder, ["tiny_writing", "tiny_last_words"], batch_size=4)
+    found = run_harness(taught_model, tokenizer, ["tiny_writing", "tiny_last_words"], include_path=task_folder)
     compare(found, expected, ["tiny_writing", "tiny_last_words"])
     writing = found["lm_eval:tiny_writing"]
     assert sum(writing.per_example["exact_match:whole"]) >= 2
@@ -93,25 +88,25 @@ def base() -> tuple[Any, Any]:
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32), AutoTokenizer.from_pretrained(folder)
 
 
-def test_the_embedded_base_scores_as_lm_eval_scores_it(base, folder: Path) -> None:
+def test_the_embedded_base_scores_as_lm_eval_scores_it(base, task_folder: Path) -> None:
     names = list(TASKS)
-    expected = theirs(*base, folder, names, batch_size=8)
-    compare(run_harness(*base, names, include_path=folder, batch_size=8), expected, names)
+    expected = theirs(*base, task_folder, names, batch_size=8)
+    compare(run_harness(*base, names, include_path=task_folder, batch_size=8), expected, names)
 
 
-def test_a_steered_model_scores_alike_in_both(tokenizer, folder: Path) -> None:
+def test_a_steered_model_scores_alike_in_both(tokenizer, task_folder: Path) -> None:
     model = tiny("llama", len(tokenizer), seed=3)
     names = ["tiny_choices", "tiny_writing"]
-    plain = theirs(model, tokenizer, folder, names, batch_size=4)
+    plain = theirs(model, tokenizer, task_folder, names, batch_size=4)
     with infosteer.steer(model, [{"method": "key_lift", "fraction": 0.5, "scope": "evaluation"}]):
-        steered = theirs(model, tokenizer, folder, names, batch_size=4)
-        found = run_harness(model, tokenizer, names, include_path=folder, batch_size=3)
+        steered = theirs(model, tokenizer, task_folder, names, batch_size=4)
+        found = run_harness(model, tokenizer, names, include_path=task_folder, batch_size=3)
     compare(found, steered, names)
     answers = [[sample["resps"] for sample in one["samples"]["tiny_writing"]] for one in (plain, steered)]
     assert answers[0] != answers[1]
 
 
-def test_chats_are_put_through_the_template_alike(tokenizer, folder: Path) -> None:
+def test_chats_are_put_through_the_template_alike(tokenizer, task_folder: Path) -> None:
     model, chat = tiny("llama", len(tokenizer), seed=4), copy.deepcopy(tokenizer)
     chat.chat_template = (
         "<s>{% for turn in messages %}{{ turn.role }}: {{ turn.content }}\n{% endfor %}"
@@ -121,11 +116,11 @@ def test_chats_are_put_through_the_template_alike(tokenizer, folder: Path) -> No
     expected = simple_evaluate(
         model=HFLM(pretrained=model, tokenizer=copy.deepcopy(chat), batch_size=4),
         tasks=names,
-        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        task_manager=TaskManager(include_path=str(task_folder), include_defaults=False),
         bootstrap_iters=0,
         apply_chat_template=True,
     )
-    found = run_harness(model, chat, names, include_path=folder, chat_template=True)
+    found = run_harness(model, chat, names, include_path=task_folder, chat_template=True)
     compare(found, expected, names)
     assert found["lm_eval:tiny_writing"].samples[0]["prompt"].startswith("<s>user: Q: ")
     assert found["lm_eval:tiny_writing"].settings["template"] == "chat"
@@ -234,7 +229,7 @@ def test_one_text_cut_in_two_places_is_scored_wrongly_by_the_cache_of_lm_eval(ta
     assert cached[1] < exact[1] - 5
 
 
-def test_half_precision_differs_only_because_lm_eval_normalises_in_half_precision(tokenizer, folder: Path) -> None:
+def test_half_precision_differs_only_because_lm_eval_normalises_in_half_precision(tokenizer, task_folder: Path) -> None:
     model = tiny("llama", len(tokenizer), seed=5).to(torch.bfloat16)
     pairs = requests(
         "loglikelihood", [(row["q"], " " + option) for row in TASKS["tiny_choices"][0][5:] for option in row["options"]]
@@ -248,12 +243,12 @@ def test_half_precision_differs_only_because_lm_eval_normalises_in_half_precisio
     assert rounded_off > 2 * ours_off, (rounded_off, ours_off)
 
 
-def test_a_repetition_penalty_saved_with_the_model_acts_in_lm_eval_only(tokenizer, folder: Path) -> None:
+def test_a_repetition_penalty_saved_with_the_model_acts_in_lm_eval_only(tokenizer, task_folder: Path) -> None:
     model = tiny("llama", len(tokenizer), seed=3)
-    plain = theirs(model, tokenizer, folder, ["tiny_writing"], batch_size=4)
+    plain = theirs(model, tokenizer, task_folder, ["tiny_writing"], batch_size=4)
     model.generation_config.repetition_penalty = 3.0
-    expected = theirs(model, tokenizer, folder, ["tiny_writing"], batch_size=4)
-    found = run_harness(model, tokenizer, ["tiny_writing"], include_path=folder)
+    expected = theirs(model, tokenizer, task_folder, ["tiny_writing"], batch_size=4)
+    found = run_harness(model, tokenizer, ["tiny_writing"], include_path=task_folder)
     compare(found, plain, ["tiny_writing"])  # greedy decoding takes the likeliest token, whatever was saved
     texts = [[sample["resps"] for sample in one["samples"]["tiny_writing"]] for one in (expected, plain)]
     assert texts[0] != texts[1]
@@ -295,9 +290,9 @@ def test_a_tokenizer_that_closes_texts_is_taken_at_its_word_in_lm_eval_only(taug
     assert abs(odd[0] - hf[0]) > 0.1
 
 
-def test_length_is_characters_in_acc_norm_and_bytes_in_ours(random_model, tokenizer, folder: Path) -> None:
+def test_length_is_characters_in_acc_norm_and_bytes_in_ours(random_model, tokenizer, task_folder: Path) -> None:
     """lm-eval's acc_norm divides by characters; acc_bytes, like option_accuracy_norm of our own tasks, by bytes."""
-    result = run_harness(random_model, tokenizer, ["tiny_choices"], include_path=folder)["lm_eval:tiny_choices"]
+    result = run_harness(random_model, tokenizer, ["tiny_choices"], include_path=task_folder)["lm_eval:tiny_choices"]
     rows = TASKS["tiny_choices"][0]
     pairs = [(f"Q: {row['q']}\nA:", " " + option) for row in rows for option in row["options"]]
     totals = [
