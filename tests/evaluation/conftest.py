@@ -1,7 +1,8 @@
-"""A tiny tokenizer and tiny models: random ones, and one that was taught its answers."""
+"""A tiny tokenizer, tiny models (random ones, and one that was taught its answers), and small things to ask them."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from infosteer.experiments.suite.run import run_suite
+
 from .harness_tasks import write_tasks
+from .suite_inputs import asked, write_data
 
 TAUGHT = {
     "Q: who paints?\nA:": " Ann Lee",
@@ -101,3 +105,24 @@ def taught_model(tokenizer: PreTrainedTokenizerFast) -> torch.nn.Module:
 def task_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Tasks for lm-eval, of every kind."""
     return write_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="session")
+def world(
+    tmp_path_factory: pytest.TempPathFactory, taught_model: torch.nn.Module, tokenizer: PreTrainedTokenizerFast
+) -> Path:
+    """A saved model, its rows, and a data folder; read only."""
+    folder = tmp_path_factory.mktemp("world")
+    taught_model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    write_data(folder / "data")
+    rows = [{"prompt": p, "completion": a} for p, a in TAUGHT.items()]
+    rows.append({"prompt": "Q: who paints?\nA:", "completion": " Bob"})
+    (folder / "taught.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def done(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished evaluation; read only."""
+    return run_suite(asked(world), tmp_path_factory.mktemp("done") / "out")

@@ -1,4 +1,4 @@
-"""A small world for tests of ``infosteer eval``: a saved tiny model and a data folder of two tasks."""
+"""What tests of ``infosteer eval`` ask for: a data folder of two tasks, settings, and a reporter that remembers."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from infosteer.experiments.suite.reporter import SuiteReporter
+from infosteer.experiments.suite.settings import SuiteSettings
 
 TRUE_FALSE = "Please answer the following question with true or false, question: {}?\n\nAnswer format: true/false"
 
@@ -30,6 +31,19 @@ def write_data(folder: Path, *, boolq: int = 11, gsm8k: int = 9) -> Path:
         full = [{"input": "", "output": f"the correct answer is {row['answer']}", **row} for row in some]
         (place / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in full))
     return folder
+
+
+def asked(world: Path, **changes: Any) -> SuiteSettings:
+    """Two tasks and the rows that the small model was taught, on the model and the data of ``world``."""
+    settings: dict[str, Any] = {
+        "models": (str(world / "model"),),
+        "tasks": ("boolq", "gsm8k", f"{world / 'taught.jsonl'}"),
+        "data": str(world / "data"),
+        "batch_size": 2,
+        "max_new_tokens": 6,
+        "device": "cpu",
+    }
+    return SuiteSettings(**{**settings, **changes})
 
 
 class Told(SuiteReporter):
