@@ -1,4 +1,4 @@
-"""The Triton kernels: their cases are in ``triton_cases.py``, here they are started in the interpreter."""
+"""The Triton kernels: their cases are in ``triton_cases/``, here they are started in the interpreter."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ ROOT = Path(__file__).resolve().parents[2]
 def run_cases(marker: str) -> None:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     environment.pop("PYTEST_ADDOPTS", None)
-    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    cases = str(ROOT / "tests" / "ops" / "triton_cases.py")
-    done = subprocess.run([*command, "-m", marker, cases], cwd=ROOT, env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", marker]
+    quiet = ["-W", "ignore::RuntimeWarning"]  # of NumPy, which the interpreter computes with
+    named = ["-o", "python_files=*_cases.py", str(ROOT / "tests" / "ops" / "triton_cases")]
+    done = subprocess.run([*command, *quiet, *named], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert "passed" in done.stdout
 
