@@ -29,7 +29,10 @@ def script(name: str) -> types.ModuleType:
     return module
 
 
-flux_claim, render_flux = script("flux_claim"), script("render_flux")
+# Scripts that others import come first.
+flux_texts, flux_measures, flux_tables, flux_claim, render_flux = map(
+    script, ("flux_texts", "flux_measures", "flux_tables", "flux_claim", "render_flux")
+)
 RECIPE = """
 model: embedded
 data: {train: lab:facts}
@@ -129,7 +132,7 @@ def test_all_models_are_read_and_paired(results: dict[str, Any]) -> None:
         values(results, "lift", "lab/read_content")
     ), "lifting three tenths to four times the mean raises the entropy"
     corrected = [row for row in results["comparisons"] if "p_holm" in row]
-    assert {row["metric"] for row in corrected} == {f"lab/{metric}" for metric in flux_claim.PRIMARY}
+    assert {row["metric"] for row in corrected} == {f"lab/{metric}" for metric in flux_tables.PRIMARY}
     assert all(row["p_holm"] >= row["p_value"] and "hook" not in row["arm"] for row in corrected)
     for row in results["nulls"]:
         assert row["low"] < 0.05
@@ -143,7 +146,7 @@ def test_planted_flux_is_found_and_frequency_alone_is_not() -> None:
     n = 600
     classes = rng.choice(["content", "function", "punctuation"], size=n)
     frequency = np.where(classes == "content", -8.0, -4.0) + rng.normal(size=n)
-    tokens = flux_claim.Tokens(
+    tokens = flux_measures.Tokens(
         classes=classes,
         units=np.arange(n),
         begins=np.ones(n),
@@ -155,8 +158,8 @@ def test_planted_flux_is_found_and_frequency_alone_is_not() -> None:
     by_class = (classes == "content") + rng.normal(size=n)
     by_frequency = -stats.rankdata(frequency) + rng.normal(size=n)
     for flux, planted in ((by_class, True), (by_frequency, False)):
-        found = dict(flux_claim.measures(tokens, flux, surprisal))
-        null = flux_claim.null_measures(tokens, flux, surprisal, 0, 200)
+        found = dict(flux_measures.measures(tokens, flux, surprisal))
+        null = flux_measures.null_measures(tokens, flux, surprisal, 0, 200)
         assert found["read_rank_rest"] > 0.3
         assert (found["read_partial_rest"] > np.quantile(null["read_partial_rest"], 0.99)) == planted
         assert abs(found["written_rank_rest"]) < 0.15
@@ -167,7 +170,7 @@ def test_planted_flux_is_found_and_frequency_alone_is_not() -> None:
 def test_texts_without_a_class_say_nothing() -> None:
     for classes in (["content"] * 9, ["other"] * 9, ["content"]):
         n = len(classes)
-        tokens = flux_claim.Tokens(
+        tokens = flux_measures.Tokens(
             classes=np.array(classes),
             units=np.arange(n),
             begins=np.ones(n),
@@ -176,7 +179,7 @@ def test_texts_without_a_class_say_nothing() -> None:
             base_surprisal=np.arange(n, dtype=float),
         )
         surprisal = np.concatenate([[math.nan], np.arange(n - 1.0)])
-        found = dict(flux_claim.measures(tokens, np.arange(n, dtype=float), surprisal))
+        found = dict(flux_measures.measures(tokens, np.arange(n, dtype=float), surprisal))
         assert math.isnan(found["read_content_minus_rest"])
         assert math.isnan(found["read_partial_rest"])
 
@@ -192,7 +195,7 @@ def test_characters_of_several_tokens_are_counted_once() -> None:
 
     tokenizer = load_tokenizer("embedded")
     for text in ("caf\u00e9, na\u00efve", "\U0001f600 a \u4e2d\u6587.", "<|endoftext|> x\x00y", ""):
-        ids, pieces = flux_claim.token_pieces(tokenizer, text)
+        ids, pieces = flux_texts.token_pieces(tokenizer, text)
         assert "".join(pieces) == text
         assert len(ids) == len(pieces)
         assert ids == tokenizer(text)["input_ids"]
@@ -204,7 +207,7 @@ def test_held_out_english_was_not_read_before() -> None:
     folder = flux_claim.DATA / "text"
     if not folder.is_dir():
         pytest.skip("no ../shared/data")
-    read, counted = flux_claim.english(folder, 12)
+    read, counted = flux_texts.english(folder, 12)
     assert len(read) == 12
     general = read_general_text(
         folder, ["stories_gutenberg.txt.xz", "digitalgov.txt.xz"], seed=1, megabytes_per_file=5.0
