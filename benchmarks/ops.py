@@ -6,7 +6,7 @@ the ratios within a round, so that a busy machine disturbs both sides alike. "pl
     python benchmarks/ops.py [--rounds 15] [--threads 2] [--rows 512] [--hidden 896] [--width 4864] [--dtype float32]
 
 A second table has the edit alone by fraction: by native code, by places and by a mask in PyTorch, and written down
-plainly; ``--output`` keeps it.
+plainly; a third has edit, penalty and both alone by the number of rows. ``--output`` keeps the two.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from infosteer.ops.together import intervene_and_inject
 
 FRACTION = 0.01
 FRACTIONS = (0.01, 0.03, 0.1, 0.25, 0.5)
+ROWS = (256, 512, 1024, 2048, 4096)
 
 
 class Layer(torch.nn.Module):
@@ -116,6 +117,38 @@ def by_fraction(k: Tensor, upstream: Tensor, rounds: int) -> dict[str, dict[str,
     return found
 
 
+def by_rows(width: int, dtype: torch.dtype, rounds: int) -> dict[str, dict[str, float]]:
+    """Best milliseconds of edit, penalty and both, forward and backward, by the number of rows; beside two copies of
+    the rows, the memory traffic that an edit cannot do without."""
+    scale = torch.tensor(1e-6)
+
+    def add(k: Tensor, gradient: Tensor, factor: Tensor) -> Tensor | None:
+        return add_entropy_gradient(k, gradient, factor, "magnitude")
+
+    ways: dict[str, Callable[[Tensor], Tensor]] = {
+        "edit": lambda k: intervene(k, FRACTION),
+        "penalty": lambda k: inject(k, None, scale, entropy_gradient_rows, add),
+        "both": lambda k: intervene_and_inject(k, None, scale, FRACTION),
+        "two copies": lambda k: k.clone(),  # one in the forward, and what autograd hands on is copied below
+    }
+    inputs = {rows: torch.randn(rows, width, dtype=dtype, requires_grad=True) for rows in ROWS}
+    grads = {rows: torch.randn(rows, width, dtype=dtype) for rows in ROWS}
+    times: dict[tuple[int, str], list[float]] = {(rows, way): [] for rows in ROWS for way in ways}
+    for turn in range(-1, rounds):
+        for rows, way in times:
+            k = inputs[rows]
+
+            def work(k: Tensor = k, way: str = way, rows: int = rows) -> None:
+                (found,) = torch.autograd.grad(ways[way](k), k, grads[rows])
+                if way == "two copies":
+                    found.clone()
+
+            seconds = timed(work)
+            if turn >= 0:
+                times[rows, way].append(seconds)
+    return {str(rows): {way: 1e3 * min(times[rows, way]) for way in ways} for rows in ROWS}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
@@ -183,7 +216,12 @@ def main() -> None:
     for fraction, row in fractions.items():
         print(f"{fraction:>6}  " + "  ".join(f"{way} {value:.2f}" for way, value in row.items()))
     shape = {name: getattr(options, name) for name in ("rows", "width", "dtype", "threads", "rounds")}
-    write_json({"shape": shape, "torch": torch.__version__, "fractions": fractions}, options.output)
+    sizes = by_rows(options.width, dtype, options.rounds)
+    print("\nforward and backward alone, best ms")
+    for rows, row in sizes.items():
+        print(f"{rows:>6}  " + "  ".join(f"{way} {value:.2f}" for way, value in row.items()))
+    result = {"shape": shape, "torch": torch.__version__, "fractions": fractions, "rows": sizes}
+    write_json(result, options.output)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The tables of ``docs/costs.md`` from committed measurements: ``python benchmarks/render_costs.py [--check]``.
 
 A generated part stands between ``<!-- costs: NAME -->`` and ``<!-- costs: end -->``; its numbers are read from
-``docs/evidence/<NAME>/results.json``. A test runs ``--check``.
+``docs/evidence/<NAME>/results.json``, or from a file that has several tables. A test runs ``--check``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def arms(measured: Measured) -> str:
         memory = f"{measured['memory'][arm]['ratio'] - 1:+.2%}" if arm in measured["memory"] else "-"
         best = f"{time['ratio_of_best'] - 1:+.1%}"
         lines.append(f"| {arm} | {time['ratio_median'] - 1:+.1%} | {low} to {high} | {best} | {memory} |")
-    told = f"torch {measured['environment']['torch']}, back end: {measured['environment'].get('back end', 'torch')}"
+    told = f"torch {measured['environment']['torch']}, back end: {measured['environment']['back end']}"
     return "\n".join([*lines, "", f"`{measured['command']}`, {told}."])
 
 
@@ -71,6 +71,16 @@ def fractions(measured: Measured) -> str:
     return "\n".join([*lines, "", f"{told}; torch {measured['torch']}."])
 
 
+def rows(measured: Measured) -> str:
+    """Milliseconds of edit, penalty and both alone, by the number of rows."""
+    found, shape = measured["rows"], measured["shape"]
+    ways = list(next(iter(found.values())))
+    lines = ["| rows | " + " | ".join(f"{way}, ms" for way in ways) + " |", "|---|" + "---|" * len(ways)]
+    lines += [f"| {count} | " + " | ".join(f"{row[way]:.1f}" for way in ways) + " |" for count, row in found.items()]
+    told = f"Rows of {shape['width']}, {shape['dtype']}, {shape['threads']} threads"
+    return "\n".join([*lines, "", f"{told}; torch {measured['torch']}."])
+
+
 def phases(measured: Measured) -> str:
     """Where a run's time goes."""
     seconds = measured["seconds"]
@@ -87,6 +97,7 @@ TABLES: dict[str, Callable[[Measured], str]] = {
     "overhead": arms,
     "overhead-torch": arms,
     "ops": fractions,
+    "ops-rows": rows,
     "rivals": arms,
     "compiled": arms,
     "tokens": sizes,
@@ -94,6 +105,7 @@ TABLES: dict[str, Callable[[Measured], str]] = {
     "processes": processes,
     "run-profile": phases,
 }
+FOLDERS = {"ops-rows": "ops"}
 
 
 def render(text: str) -> str:
@@ -101,7 +113,8 @@ def render(text: str) -> str:
 
     def part(match: re.Match[str]) -> str:
         name = match["name"]
-        measured = json.loads((EVIDENCE / name / "results.json").read_text(encoding="utf-8"))
+        folder = EVIDENCE / FOLDERS.get(name, name)
+        measured = json.loads((folder / "results.json").read_text(encoding="utf-8"))
         return f"<!-- costs: {name} -->\n{TABLES[name](measured)}\n<!-- costs: end -->"
 
     return PART.sub(part, text)

@@ -1,7 +1,7 @@
 """Edit and entropy inside the gated activation: the same training as with hooks, and the hooks' way where it must be.
 
 Kernels need a GPU. Here the question whether one takes the rows is answered yes, and ``ops.gated`` computes in PyTorch;
-``tests/ops/triton_cases.py`` has a session on the kernels themselves.
+``tests/ops/triton_cases/session_cases.py`` has a session on the kernels themselves.
 """
 
 from __future__ import annotations

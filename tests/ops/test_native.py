@@ -18,11 +18,13 @@ from hypothesis import strategies as st
 from infosteer.errors import ConfigError
 from infosteer.ops import backends, cpu, cpu_rows
 from infosteer.ops.backends import describe, use_backend
-from infosteer.ops.entropy import key_entropy
+from infosteer.ops.entropy import entropy_gradient_rows, key_entropy
+from infosteer.ops.inject import inject
 from infosteer.ops.intervene import intervene
 from infosteer.ops.native import build, trial
 from infosteer.ops.native import rows as native
 from infosteer.ops.rows import mean_of, unpack_entries
+from infosteer.ops.steered import add_entropy_gradient
 from infosteer.ops.together import intervene_and_inject
 from infosteer.ops.trials import awkward_rows
 
@@ -202,6 +204,7 @@ def test_what_native_code_cannot_read_goes_to_pytorch(monkeypatch):
 
 
 def test_a_compiled_graph_uses_it_too(monkeypatch):
+    assert trial.takes(torch.randn(5, 90))  # its trial calls it too
     calls = []
     gradient = native.gradient_rows
     monkeypatch.setattr(native, "gradient_rows", lambda *given: calls.append(1) or gradient(*given))
@@ -215,6 +218,29 @@ def test_a_compiled_graph_uses_it_too(monkeypatch):
         assert torch.equal(found[0][0], found[1][0])
         torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-6, atol=1e-6)
     assert len(calls) == 4
+
+
+def test_a_penalty_in_a_compiled_graph_uses_it_too(monkeypatch):
+    assert trial.takes(torch.randn(5, 90))  # its trial calls it too
+    calls = []
+    gradient = native.gradient_rows
+    monkeypatch.setattr(native, "gradient_rows", lambda *given: calls.append(1) or gradient(*given))
+    k, grad, weight = torch.randn(5, 90), torch.randn(5, 90), torch.tensor([1.0, 0.0, 2.0, 1.0, 1.0])
+    scale = torch.tensor(-0.3)
+
+    def penalised(k):
+        def add(rows, gradient, factor):
+            return add_entropy_gradient(rows, gradient, factor, "magnitude")
+
+        return inject(k, weight, scale, entropy_gradient_rows, add)
+
+    found = []
+    for call in (penalised, torch.compile(penalised, backend="aot_eager", fullgraph=True)):
+        leaf = k.clone().requires_grad_()
+        found.append(torch.autograd.grad(call(leaf), leaf, grad)[0])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-6, atol=1e-6)
+    assert torch.equal(found[1][1], grad[1])
+    assert len(calls) == 2
 
 
 # -- which code computes ----------------------------------------------------------------------------------------------

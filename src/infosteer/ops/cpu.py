@@ -48,12 +48,20 @@ def edit_packed(rows: Tensor, m: int, order: str, alpha: float, reference: str, 
 
 
 def packed_gradient(
-    grad: Tensor, y: Tensor, entries: Tensor, spread: float | None, strength: float, signed: bool
+    grad: Tensor,
+    y: Tensor,
+    entries: Tensor,
+    factor: Tensor | None,
+    spread: float | None,
+    strength: float,
+    signed: bool,
 ) -> Tensor | None:
-    """``edit_gradient`` for entries (R, m) that are packed, and edited rows y; None where nothing does that."""
+    """``joint_gradient``, or without a factor ``edit_gradient``, of edited rows y with packed entries (R, m), perhaps
+    none; None where nothing does that."""
     if not takes(grad, y):
         return None
-    return native.gradient_rows(grad, y, Edit(y, entries, None), None, spread, strength, signed and spread is not None)
+    edit = Edit(y, entries, None) if entries.shape[1] else None
+    return native.gradient_rows(grad, y, edit, factor, spread, strength, signed and spread is not None)
 
 
 def _means(rows: Tensor, reference: str) -> Tensor:

@@ -139,7 +139,8 @@ class _Inject(torch.autograd.Function):
         width = k.shape[-1]
         k_rows, grad_rows = k.reshape(-1, width), grad.reshape(-1, width)
         on_cpu = eager_on_cpu(k)
-        if on_cpu or (ctx.add_rows is not None and kernels_take(k)):
+        by_node = ctx.add_rows is not None and (kernels_take(k) or torch.compiler.is_compiling())
+        if on_cpu or by_node:
             factors = row_factors(ctx.scale, ctx.row_weight, k_rows, grad)
             added = None if ctx.add_rows is None else ctx.add_rows(k_rows, grad_rows, factors)
             if added is None and on_cpu:

@@ -68,7 +68,7 @@ def add_entropy_gradient(k: Tensor, grad: Tensor, factor: Tensor, normalization:
     Returns:
         (R, M) of grad's dtype, a new tensor.
     """
-    if not kernels_take(k):
+    if not kernels_take(k) and not torch.compiler.is_compiling():  # one node in a compiled graph, on every device
         return cpu.add_entropy_gradient(k, grad, factor) if normalization == "magnitude" and eager_on_cpu(k) else None
     nothing = entries_like(k, 0)
     return steer_rows_backward(grad, k, nothing, None, factor, 1.0, "mean", 1.0, None, True, normalization)
@@ -181,10 +181,11 @@ def steer_rows_backward(
             result = torch.empty(y.shape, dtype=y.dtype, device=y.device)
             kernels.rows_backward(grad, y, entries, moments, factor, result, *settings)
             return result
-    if factor is None and grad is not None and entries.shape[1] and y.device.type == "cpu":
+    easy = factor is None or (moments is None and normalization == "magnitude")
+    if easy and grad is not None and y.device.type == "cpu":
         spread = None if detach_reference else alpha / y.shape[1]
         share = strength if strength_at is None else float(strength_at)
-        found = cpu.packed_gradient(grad, y, entries, spread, share, reference == "magnitude_mean")
+        found = cpu.packed_gradient(grad, y, entries, factor, spread, share, reference == "magnitude_mean")
         if found is not None:
             return found
     return rows_backward(
