@@ -6,7 +6,7 @@ the ratios within a round, so that a busy machine disturbs both sides alike. "pl
     python benchmarks/ops.py [--rounds 15] [--threads 2] [--rows 512] [--hidden 896] [--width 4864] [--dtype float32]
 
 A second table has the edit alone by fraction: by native code, by places and by a mask in PyTorch, and written down
-plainly; a third has edit, penalty and both alone by the number of rows. ``--output`` keeps the two.
+plainly; the last have edit, penalty and both alone by the number of rows and by width. ``--output`` keeps them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from unittest import mock
 
@@ -33,6 +33,7 @@ from infosteer.ops.together import intervene_and_inject
 FRACTION = 0.01
 FRACTIONS = (0.01, 0.03, 0.1, 0.25, 0.5)
 ROWS = (256, 512, 1024, 2048, 4096)
+WIDTHS = (1024, 4864, 8960, 11008, 18944)
 
 
 class Layer(torch.nn.Module):
@@ -117,8 +118,8 @@ def by_fraction(k: Tensor, upstream: Tensor, rounds: int) -> dict[str, dict[str,
     return found
 
 
-def by_rows(width: int, dtype: torch.dtype, rounds: int) -> dict[str, dict[str, float]]:
-    """Best milliseconds of edit, penalty and both, forward and backward, by the number of rows; beside two copies of
+def by_shape(shapes: Mapping[str, tuple[int, int]], dtype: torch.dtype, rounds: int) -> dict[str, dict[str, float]]:
+    """Best milliseconds of edit, penalty and both, forward and backward, for rows of named shapes; beside two copies of
     the rows, the memory traffic that an edit cannot do without."""
     scale = torch.tensor(1e-6)
 
@@ -131,22 +132,21 @@ def by_rows(width: int, dtype: torch.dtype, rounds: int) -> dict[str, dict[str, 
         "both": lambda k: intervene_and_inject(k, None, scale, FRACTION),
         "two copies": lambda k: k.clone(),  # one in the forward, and what autograd hands on is copied below
     }
-    inputs = {rows: torch.randn(rows, width, dtype=dtype, requires_grad=True) for rows in ROWS}
-    grads = {rows: torch.randn(rows, width, dtype=dtype) for rows in ROWS}
-    times: dict[tuple[int, str], list[float]] = {(rows, way): [] for rows in ROWS for way in ways}
+    inputs = {name: torch.randn(shape, dtype=dtype, requires_grad=True) for name, shape in shapes.items()}
+    grads = {name: torch.randn(shape, dtype=dtype) for name, shape in shapes.items()}
+    times: dict[tuple[str, str], list[float]] = {(name, way): [] for name in shapes for way in ways}
     for turn in range(-1, rounds):
-        for rows, way in times:
-            k = inputs[rows]
+        for name, way in times:
 
-            def work(k: Tensor = k, way: str = way, rows: int = rows) -> None:
-                (found,) = torch.autograd.grad(ways[way](k), k, grads[rows])
+            def work(name: str = name, way: str = way) -> None:
+                (found,) = torch.autograd.grad(ways[way](inputs[name]), inputs[name], grads[name])
                 if way == "two copies":
                     found.clone()
 
             seconds = timed(work)
             if turn >= 0:
-                times[rows, way].append(seconds)
-    return {str(rows): {way: 1e3 * min(times[rows, way]) for way in ways} for rows in ROWS}
+                times[name, way].append(seconds)
+    return {name: {way: 1e3 * min(times[name, way]) for way in ways} for name in shapes}
 
 
 def main() -> None:
@@ -216,11 +216,15 @@ def main() -> None:
     for fraction, row in fractions.items():
         print(f"{fraction:>6}  " + "  ".join(f"{way} {value:.2f}" for way, value in row.items()))
     shape = {name: getattr(options, name) for name in ("rows", "width", "dtype", "threads", "rounds")}
-    sizes = by_rows(options.width, dtype, options.rounds)
-    print("\nforward and backward alone, best ms")
-    for rows, row in sizes.items():
-        print(f"{rows:>6}  " + "  ".join(f"{way} {value:.2f}" for way, value in row.items()))
-    result = {"shape": shape, "torch": torch.__version__, "fractions": fractions, "rows": sizes}
+    print("\nforward and backward alone, best ms, by rows and by width")
+    sizes = {
+        "by_rows": by_shape({str(rows): (rows, options.width) for rows in ROWS}, dtype, options.rounds),
+        "by_width": by_shape({str(width): (options.rows, width) for width in WIDTHS}, dtype, options.rounds),
+    }
+    for found in sizes.values():
+        for name, row in found.items():
+            print(f"{name:>6}  " + "  ".join(f"{way} {value:.2f}" for way, value in row.items()))
+    result = {"shape": shape, "torch": torch.__version__, "fractions": fractions, **sizes}
     write_json(result, options.output)
 
 

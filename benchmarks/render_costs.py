@@ -71,14 +71,17 @@ def fractions(measured: Measured) -> str:
     return "\n".join([*lines, "", f"{told}; torch {measured['torch']}."])
 
 
-def rows(measured: Measured) -> str:
-    """Milliseconds of edit, penalty and both alone, by the number of rows."""
-    found, shape = measured["rows"], measured["shape"]
-    ways = list(next(iter(found.values())))
-    lines = ["| rows | " + " | ".join(f"{way}, ms" for way in ways) + " |", "|---|" + "---|" * len(ways)]
-    lines += [f"| {count} | " + " | ".join(f"{row[way]:.1f}" for way in ways) + " |" for count, row in found.items()]
-    told = f"Rows of {shape['width']}, {shape['dtype']}, {shape['threads']} threads"
-    return "\n".join([*lines, "", f"{told}; torch {measured['torch']}."])
+def shapes(measured: Measured) -> str:
+    """Milliseconds of edit, penalty and both alone, by the number of rows and by their width."""
+    settings = measured["shape"]
+    parts = []
+    for head, found in (("rows", measured["by_rows"]), ("width", measured["by_width"])):
+        ways = list(next(iter(found.values())))
+        lines = [f"| {head} | " + " | ".join(f"{way}, ms" for way in ways) + " |", "|---|" + "---|" * len(ways)]
+        lines += [f"| {name} | " + " | ".join(f"{row[way]:.1f}" for way in ways) + " |" for name, row in found.items()]
+        parts.append("\n".join(lines))
+    told = f"Width {settings['width']} above, {settings['rows']} rows below; {settings['dtype']}"
+    return "\n\n".join([*parts, f"{told}, {settings['threads']} threads; torch {measured['torch']}."])
 
 
 def phases(measured: Measured) -> str:
@@ -97,7 +100,7 @@ TABLES: dict[str, Callable[[Measured], str]] = {
     "overhead": arms,
     "overhead-torch": arms,
     "ops": fractions,
-    "ops-rows": rows,
+    "ops-shapes": shapes,
     "rivals": arms,
     "compiled": arms,
     "tokens": sizes,
@@ -105,7 +108,7 @@ TABLES: dict[str, Callable[[Measured], str]] = {
     "processes": processes,
     "run-profile": phases,
 }
-FOLDERS = {"ops-rows": "ops"}
+FOLDERS = {"ops-shapes": "ops"}
 
 
 def render(text: str) -> str:

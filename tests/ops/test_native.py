@@ -275,14 +275,16 @@ RUBBISH = 'while [ $# -gt 0 ]; do [ "$1" = -o ] && echo x > "$2"; shift; done; e
 
 @pytest.mark.usefixtures("_fresh")
 @pytest.mark.parametrize("broken", ["exit 1", "echo 'fatal: no such flag' >&2; exit 4", "exit 0", RUBBISH])
-def test_a_broken_compiler_is_no_compiler(broken, monkeypatch, tmp_path):
+def test_a_broken_compiler_is_no_compiler(broken, monkeypatch, tmp_path, caplog):
     compiler = tmp_path / "cc"
     compiler.write_text(f"#!/bin/sh\n{broken}\n")
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert isinstance(build.library(), str)
-    assert "made no library" in build.library()
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(build.library(), str)
+        assert "made no library" in build.library()
+    assert [record.getMessage().count("PyTorch takes its place") for record in caplog.records] == [1]
     assert not trial.takes(torch.randn(3, 40))
     assert not list((tmp_path / "cache").rglob("tmp*"))
 

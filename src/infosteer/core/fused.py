@@ -53,20 +53,26 @@ class FusedForward:
         gate_proj, up_proj, down_proj, act = (getattr(self.module, name) for name in self.names)
         gate, up = gate_proj(x), up_proj(x)
         if _alone(act, down_proj) and gate.dtype == up.dtype and kernels_take(gate):
-            k = self._steer(gate, up, act)
-            if k is not None:
-                fused: Tensor = down_proj(k)
+            fused = self._steered(gate, up, act, down_proj)
+            if fused is not None:
                 return fused
         result: Tensor = down_proj(act(gate) * up)
         return result
 
-    def _steer(self, gate: Tensor, up: Tensor, act: nn.Module) -> Tensor | None:
+    def _steered(self, gate: Tensor, up: Tensor, act: nn.Module, down_proj: nn.Module) -> Tensor | None:
+        """What the module gives; None where its coefficients are to be computed first."""
         session, hook, activation = self.session, self.hook, activation_of(act)
         if session is None or hook is None or hook.plan is None or activation is None:
             return None
         k = session.at_gated(hook.plan, gate, up, activation)
-        hook.done = k is not None
-        return k
+        if k is None:
+            return None
+        hook.done = True
+        try:
+            result: Tensor = down_proj(k)
+        finally:
+            hook.done = False  # also where the projection failed before its hook was asked
+        return result
 
     def remove(self) -> None:
         """Gives the module its class's forward back, unless somebody has put another one there since."""

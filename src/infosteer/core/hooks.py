@@ -24,14 +24,11 @@ class SiteHook:
 
     def __init__(self, session: Session | None, plan: SitePlan | None) -> None:
         self.session, self.plan = session, plan
-        self.done = False  # whether the coefficients that come next have been steered where they were made
+        self.done = False  # while the coefficients that come were steered where they were made
         self._shielded: Tensor | None = None  # from before the projection until after it
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if self.session is None or self.plan is None:
-            return None
-        if self.done:
-            self.done = False
+        if self.session is None or self.plan is None or self.done:
             return None
         k: Tensor = args[0]
         edited, self._shielded = self.session.at_site(self.plan, k)

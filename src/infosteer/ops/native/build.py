@@ -39,22 +39,27 @@ class Unavailable(Exception):
     """No library can be had here; its text says why."""
 
 
+class NoCompiler(Unavailable):
+    """Nobody expects one: there is nothing to compile with."""
+
+
 @functools.cache
 def library() -> ctypes.CDLL | str:
     """The library of this process, or why there is none. Compiled by the first process that asks."""
     try:
         return _load()
     except (Unavailable, OSError, subprocess.SubprocessError) as error:
-        logger.info("key coefficients on the CPU go to PyTorch: %s", error)
+        level = logging.INFO if isinstance(error, NoCompiler) else logging.WARNING
+        logger.log(level, "The native code for rows is not used, PyTorch takes its place: %s", error)
         return str(error).strip() or type(error).__name__
 
 
 def _load() -> ctypes.CDLL:
     if os.name != "posix":
-        raise Unavailable(f"no native code is made on {platform.system()}")
+        raise NoCompiler(f"no native code is made on {platform.system()}")
     compiler = next(filter(None, map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))), None)
     if compiler is None:
-        raise Unavailable("no C compiler (cc, gcc or clang) is on the path")
+        raise NoCompiler("no C compiler (cc, gcc or clang) is on the path")
     problems = []
     for choice in _CHOICES:
         try:
