@@ -24,6 +24,9 @@ from typing import Any
 
 from evidence_dose import figure, mediation_table
 
+from infosteer.experiments.recipe import load_recipe
+from infosteer.experiments.rundir import write_recipe
+
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT / "docs" / "evidence"
 PAGE = ROOT / "docs" / "evidence.md"
@@ -120,7 +123,7 @@ def verdicts(study: Study) -> str:
             better = pair["difference"] > 0
             kind = ("better" if better else "worse") if sure else "undecided"
             found[kind].append(f"{arm} {_signed(pair['difference'], factor, digits)}")
-        lines.append(f"**{words}**, against tuned plain SFT, p corrected (Holm) below {ALPHA:g}:")
+        lines.append(f"**{words}**, against {_called(study)}, p corrected (Holm) below {ALPHA:g}:")
         lines += [f"- {kind}: {', '.join(arms) or 'none'}" for kind, arms in found.items()]
     return "\n".join([*lines, ""])
 
@@ -215,9 +218,11 @@ def pack(study: str, folder: Path) -> None:
 
 
 def unpack(study: str, folder: Path) -> None:
-    """The finished trials of a committed study into a sweep's folder."""
+    """The finished trials of a committed study into a sweep's folder, with the recipe that makes it one."""
     with tarfile.open(EVIDENCE / study / "trials.tar.xz", "r:xz") as archive:
         archive.extractall(folder, filter="data")
+    if not (folder / "recipe.yaml").is_file():
+        write_recipe(folder / "recipe.yaml", load_recipe(f"evidence-{study}").to_config())
 
 
 def _cell(study: Study, arm: str, metric: str) -> str:
@@ -233,6 +238,11 @@ def _cell(study: Study, arm: str, metric: str) -> str:
     if not pair["ranked"]:
         return f"{text} not ranked"
     return f"**{text}**" if pair["p_holm"] is not None and pair["p_holm"] < ALPHA else text
+
+
+def _called(study: Study) -> str:
+    """The baseline in words."""
+    return "tuned plain SFT" if study.baseline == "plain" else study.baseline
 
 
 def _legend(study: Study) -> str:

@@ -133,6 +133,20 @@ def test_a_slice_of_the_main_table_runs_and_is_carried_on(
     assert evidence.table(evidence.Study("main")).count("| protect |") == 1
 
 
+def test_a_committed_study_goes_on_where_it_stopped(evidence: ModuleType, tmp_path: Path) -> None:
+    """All its trials are found again by today's code, so that nothing is trained twice."""
+    folder = tmp_path / "confirm"
+    evidence.unpack("confirm", folder)
+    finished = len(list(folder.glob("trials/*/outcomes/*/*.json")))
+    path = sweep("evidence-confirm", folder, update=True)
+    assert len(list(folder.glob("trials/*/outcomes/*/*.json"))) == finished
+    found, kept = (
+        json.loads((place / "results.json").read_text(encoding="utf-8"))
+        for place in (path, ROOT / "docs" / "evidence" / "confirm")
+    )
+    assert found["summary"] == kept["summary"]
+
+
 def made_up_doses() -> dict[str, Any]:
     """Entropy rises with the dose; the gain follows the dose, and at one dose the seed's own luck, not entropy."""
     rng = np.random.default_rng(0)
