@@ -14,7 +14,7 @@ from infosteer.core.contract import Context
 from infosteer.core.ledger import Call
 from infosteer.core.measure import FirstBatch, add_penalty, measure_penalty, measure_site
 from infosteer.core.plans import SitePlan, StateEdit
-from infosteer.core.surfaces import InterventionMethod
+from infosteer.core.surfaces import InterventionMethod, PenaltyMethod
 from infosteer.ops.counter import mix
 from infosteer.ops.gated import gated
 from infosteer.ops.inject import inject, inject_value
@@ -50,25 +50,27 @@ def fire(call: Call, plan: SitePlan, k: Tensor, first_batch: FirstBatch | None) 
     return torch.where(shield, nothing, edited), torch.where(shield, edited, nothing)
 
 
-def fire_gated(call: Call, plan: SitePlan, gate: Tensor, up: Tensor, activation: str) -> Tensor | None:
-    """What a site's projection gets from ``act(gate) * up`` (..., M), computed with edit and penalty inside it; None
-    where the coefficients are asked for on the way.
+def fuses(call: Call, plan: SitePlan) -> bool:
+    """Whether a kernel may do all that happens at a site in this call inside the gated activation.
 
     The answer does not change between a forward and its recompute: both must save the same tensors.
     """
-    edits = [edit for edit in plan.edits if call.active[edit[0]] and call.in_scope(edit[1].scope)]
-    penalties = [penalty for penalty in plan.penalties if call.training and call.active[penalty[0]]]
-    if call.measure or (call.observed and plan.observers) or not (edits or penalties):
-        return None
+    if call.measure or (call.observed and plan.observers):
+        return False
+    return bool(_active_edits(call, plan) or _active_penalties(call, plan))
+
+
+def fire_gated(call: Call, plan: SitePlan, gate: Tensor, up: Tensor, activation: str) -> Tensor:
+    """What a site's projection gets from ``act(gate) * up`` (..., M), computed with edit and penalty inside it; only
+    asked where ``fuses``."""
+    penalties = _active_penalties(call, plan)
     normalization = penalties[0][1].entropy_normalization if penalties else None
+    edits = _active_edits(call, plan)
     if edits:
         ((index, method),) = edits
-        found = method.edit_gated(gate, up, activation, _context(call, plan, index, method, gate), normalization)
+        k, entropy = method.edit_gated(gate, up, activation, _context(call, plan, index, method, gate), normalization)
     else:
-        found = gated(gate, up, activation, normalization=normalization)
-    if found is None:
-        return None
-    k, entropy = found
+        k, entropy = gated(gate, up, activation, normalization=normalization)
     _count(call, plan, gate)
     if not penalties or entropy is None:
         return k
@@ -77,6 +79,14 @@ def fire_gated(call: Call, plan: SitePlan, gate: Tensor, up: Tensor, activation:
     if call.open and call.values:
         add_penalty(call, index, coefficient, entropy.detach().reshape(-1), weight)
     return inject_value(k, entropy, weight, call.scales[index, coefficient, k.device])
+
+
+def _active_edits(call: Call, plan: SitePlan) -> list[tuple[int, InterventionMethod]]:
+    return [edit for edit in plan.edits if call.active[edit[0]] and call.in_scope(edit[1].scope)]
+
+
+def _active_penalties(call: Call, plan: SitePlan) -> list[tuple[int, PenaltyMethod, float]]:
+    return [penalty for penalty in plan.penalties if call.training and call.active[penalty[0]]]
 
 
 def edit_states(
@@ -113,7 +123,7 @@ def _edit(call: Call, plan: SitePlan, k: Tensor) -> tuple[Tensor, Tensor | None,
     """The edited coefficients, which of them are shielded, and the number of the penalty whose gradient the last edit
     adds in its own backward pass; None where none is."""
     edited, shield, joined = k, None, None
-    active = [edit for edit in plan.edits if call.active[edit[0]] and call.in_scope(edit[1].scope)]
+    active = _active_edits(call, plan)
     for index, method in active:
         before = edited
         context = _context(call, plan, index, method, k)

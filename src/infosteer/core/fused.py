@@ -1,15 +1,17 @@
 """Gated FFNs whose forward computes activation, product, edit and entropy in one go, where kernels do that.
 
-A session puts a forward of its own on a feed-forward module only where nothing else would be passed over by it: the
-class's forward gives, bit by bit, ``down(act(gate(x)) * up(x))``, there are no other children, and a kernel takes the
-rows. In each call it asks again; where something wants to see or to edit the coefficients beside the kernel
-(measurements, probes, other methods, hooks on the activation or on the down projection), the steps are made one by one
-and the site's hook does the rest.
+A session puts a forward of its own on a feed-forward module only where nothing would be passed over by it: the class's
+forward reads ``down(act(gate(x)) * up(x))`` and nothing else, there are no other children, the activation is the one
+that the kernel has, and a kernel takes the rows. In each call it asks again; where something wants to see or to edit
+the coefficients beside the kernel (measurements, probes, other methods, hooks on the activation or on the down
+projection), the class's own forward runs and the site's hook does the rest.
 """
 
 from __future__ import annotations
 
-import logging
+import ast
+import inspect
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +23,10 @@ from infosteer.core.hooks import SiteHook
 from infosteer.core.sharding import is_sharded
 from infosteer.models import Role, Site
 from infosteer.ops.backends import kernels_take
+from infosteer.ops.gated_rows import activate
 
 if TYPE_CHECKING:
     from infosteer.core.session import Session
-
-logger = logging.getLogger(__name__)
-
-_PROOF_ROWS = 3
 
 
 class FusedForward:
@@ -44,34 +43,28 @@ class FusedForward:
         self, session: Session | None, hook: SiteHook | None, module: nn.Module, names: tuple[str, str, str, str]
     ) -> None:
         self.session, self.hook, self.module, self.names = session, hook, module, names
+        self.own = type(module).forward
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        if self.session is None or len(args) != 1 or kwargs or torch.compiler.is_compiling():
-            plain: Tensor = type(self.module).forward(self.module, *args, **kwargs)
+        own = type(self.module).forward
+        if self.session is None or len(args) != 1 or kwargs or own is not self.own or torch.compiler.is_compiling():
+            plain: Tensor = own(self.module, *args, **kwargs)
             return plain
-        (x,) = args
         gate_proj, up_proj, down_proj, act = (getattr(self.module, name) for name in self.names)
+        (x,) = args
+        activation = activation_of(act)
+        if self.hook is None or self.hook.plan is None or activation is None or not _alone(act, down_proj):
+            return own(self.module, x)
+        if not self.session.fuses(self.hook.plan, x):
+            return own(self.module, x)
         gate, up = gate_proj(x), up_proj(x)
-        if _alone(act, down_proj) and gate.dtype == up.dtype and kernels_take(gate):
-            fused = self._steered(gate, up, act, down_proj)
-            if fused is not None:
-                return fused
-        result: Tensor = down_proj(act(gate) * up)
-        return result
-
-    def _steered(self, gate: Tensor, up: Tensor, act: nn.Module, down_proj: nn.Module) -> Tensor | None:
-        """What the module gives; None where its coefficients are to be computed first."""
-        session, hook, activation = self.session, self.hook, activation_of(act)
-        if session is None or hook is None or hook.plan is None or activation is None:
-            return None
-        k = session.at_gated(hook.plan, gate, up, activation)
-        if k is None:
-            return None
-        hook.done = True
+        fits = gate.dtype == up.dtype and kernels_take(gate)
+        k = self.session.at_gated(self.hook.plan, gate, up, activation) if fits else act(gate) * up
+        self.hook.done = fits
         try:
             result: Tensor = down_proj(k)
         finally:
-            hook.done = False  # also where the projection failed before its hook was asked
+            self.hook.done = False  # also where the projection failed before its hook was asked
         return result
 
     def remove(self) -> None:
@@ -84,22 +77,25 @@ class FusedForward:
         copied = FusedForward(None, None, self.module, self.names)
         memo[id(self)] = copied
         copied.module = memo.get(id(self.module), self.module)
-        return copied
+        return copied  # inert; the next session takes it away
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"session": None, "hook": None, "module": self.module, "names": self.names}
+        return {"session": None, "hook": None, "module": self.module, "names": self.names, "own": None}
 
 
 def fuse(session: Session, site: Site, hook: SiteHook) -> FusedForward | None:
     """Puts a fused forward on the module around a site; None, and nothing changed, where it would not be the same."""
     module = site.enclosing[1]
+    left = vars(module).get("forward")
+    if isinstance(left, FusedForward) and left.session is None:
+        del module.forward  # of a session that this model is a copy of
     names = _children(site)
     weights = list(module.parameters())
     elsewhere = any(is_sharded(weight) or weight.is_meta or not weight.numel() for weight in weights)
     if names is None or "forward" in vars(module) or elsewhere or not weights:
         return None
     rows = torch.empty(1, site.width, device=weights[0].device)
-    if not kernels_take(rows) or not _is_product(module, names, site.hidden):
+    if not kernels_take(rows) or not _reads_as_product(module, names) or not _is_known(getattr(module, names[3])):
         return None
     forward = FusedForward(session, hook, module, names)
     module.forward = forward
@@ -135,31 +131,46 @@ def _child(path: str, roles: Sequence[Role]) -> str | None:
     return name if parent == path else None
 
 
-def _is_product(module: nn.Module, names: tuple[str, str, str, str], hidden: int) -> bool:
-    """Whether the module's forward is, bit by bit, what a fused forward computes in steps; False where it cannot be
-    asked (packed weights of some kinds)."""
-    gate, up, down, act = (getattr(module, name) for name in names)
-    some = next(module.parameters())
-    kind = some.dtype if some.is_floating_point() and some.element_size() >= 2 else torch.float32
-    devices = [some.device] if some.is_cuda else []
+def _reads_as_product(module: nn.Module, names: tuple[str, str, str, str]) -> bool:
+    """Whether the source of the class's forward is ``down(act(gate(x)) * up(x))``: numbers would not show a clamp that
+    does not bind, or a dropout that is switched off."""
+    gate, up, down, act = names
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=devices):
-            numbers = torch.Generator().manual_seed(0)
-            x = torch.randn(1, _PROOF_ROWS, hidden, generator=numbers).to(device=some.device, dtype=kind)
-            torch.manual_seed(0)  # adapters may drop
-            expected = type(module).forward(module, x)
-            torch.manual_seed(0)
-            return torch.equal(expected, down(act(gate(x)) * up(x)))
-    except Exception as error:  # whatever packed weights raise: then the steps stay apart
-        logger.debug("%s keeps its own forward: %s", type(module).__name__, error)
+        (function,) = ast.parse(textwrap.dedent(inspect.getsource(type(module).forward))).body
+    except (OSError, TypeError, SyntaxError, ValueError):
+        return False
+    if not isinstance(function, ast.FunctionDef) or function.decorator_list or len(function.args.args) != 2:
+        return False
+    own, x = (argument.arg for argument in function.args.args)
+    wanted = f"{own}.{down}({own}.{act}({own}.{gate}({x})) * {own}.{up}({x}))"
+    steps = [
+        step for step in function.body if not (isinstance(step, ast.Expr) and isinstance(step.value, ast.Constant))
+    ]
+    match steps:
+        case [ast.Return(value=ast.expr() as result)]:
+            return ast.unparse(result) == wanted
+        case [ast.Assign(targets=[ast.Name(id=name)], value=result), ast.Return(value=ast.Name(id=given))]:
+            return name == given and ast.unparse(result) == wanted
+    return False
+
+
+def _is_known(act: nn.Module) -> bool:
+    """Whether an activation computes what the kernel's activation of its name is."""
+    name = activation_of(act)
+    numbers = torch.linspace(-30, 30, 601)
+    try:
+        return name is not None and torch.equal(act(numbers), activate(numbers, name))
+    except (RuntimeError, TypeError, ValueError):
         return False
 
 
 def _alone(act: nn.Module, down_proj: nn.Module) -> bool:
-    """Whether no hook but the site's waits for the activation's output or for the coefficients."""
+    """Whether nothing but the site's hook waits for the activation's output or for the coefficients."""
     busy = act._forward_hooks or act._forward_pre_hooks or act._backward_hooks or act._backward_pre_hooks
-    everywhere = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
-    return not busy and not everywhere and len(down_proj._forward_pre_hooks) == 1
+    forwards = torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks
+    backwards = torch_module._global_backward_hooks or torch_module._global_backward_pre_hooks
+    patched = "forward" in vars(act)
+    return not (busy or forwards or backwards or patched) and len(down_proj._forward_pre_hooks) == 1
 
 
 def fuse_all(session: Session, hooks: Sequence[SiteHook]) -> list[FusedForward]:

@@ -23,7 +23,7 @@ from infosteer.core.calls import Calls
 from infosteer.core.contract import Method
 from infosteer.core.coupling import check_loss, couple, divisor, loss_change_value, new_scales, penalty_value, sums_of
 from infosteer.core.effects import Effects
-from infosteer.core.firing import edit_states, fire, fire_gated
+from infosteer.core.firing import edit_states, fire, fire_gated, fuses
 from infosteer.core.fused import fuse_all
 from infosteer.core.hooks import (
     HiddenHook,
@@ -288,10 +288,16 @@ class Session:
         call = self.calls.of(k)
         return (k, None) if call is None else fire(call, plan, k, self.effects.first_batch)
 
-    def at_gated(self, plan: SitePlan, gate: Tensor, up: Tensor, activation: str) -> Tensor | None:
-        """The same from ``act(gate) * up`` (..., M), None where that is to be computed first: ``firing.fire_gated``."""
+    def fuses(self, plan: SitePlan, x: Tensor) -> bool:
+        """Whether ``at_gated`` may take the place of ``at_site`` in the call that rows x (..., D) belong to."""
+        call = self.calls.of(x)
+        return call is not None and fuses(call, plan)
+
+    def at_gated(self, plan: SitePlan, gate: Tensor, up: Tensor, activation: str) -> Tensor:
+        """What a site's projection gets from ``act(gate) * up`` (..., M); see ``firing.fire_gated``."""
         call = self.calls.of(gate)
-        return None if call is None else fire_gated(call, plan, gate, up, activation)
+        assert call is not None, "fuses has found it"
+        return fire_gated(call, plan, gate, up, activation)
 
     def at_layer(self, layer: int, states: Tensor) -> Tensor:
         """What goes on from a layer instead of its output (B, T, D).

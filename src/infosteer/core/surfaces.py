@@ -63,10 +63,10 @@ class InterventionMethod(MarkingMethod, SiteMethod):
 
     def edit_gated(
         self, gate: Tensor, up: Tensor, activation: str, context: Context, normalization: str | None
-    ) -> tuple[Tensor, Tensor | None] | None:
-        """``edit(act(gate) * up)``, and with a normalization the entropy of its rows, as ``ops.gated`` gives them; None
-        where this context asks for something else. Only asked where ``fusible``."""
-        return None
+    ) -> tuple[Tensor, Tensor | None]:
+        """``edit(act(gate) * up)``, and with a normalization the entropy of its rows, as ``ops.gated`` gives them. Only
+        asked where ``fusible``."""
+        raise NotImplementedError(f"{type(self).__name__} says that it is fusible and has no edit_gated")
 
     @property
     def shields(self) -> bool:
