@@ -65,6 +65,7 @@ def test_a_method_without_its_text_is_found_before_training(tmp_path: Path) -> N
         ([], "no module is named"),
         (r".*\.gates", r"no module of the model has this name(.|\n)*gates"),
         ("*", "no regular expression"),
+        (".*", "cannot be adapted"),
     ],
     ids=str,
 )
@@ -78,7 +79,7 @@ def test_modules_that_an_adapter_would_not_find_are_found_before_training(
     with pytest.raises(ConfigError, match=said) as caught:
         check_arms(recipe(wanted))
     assert "arms.adapted" in str(caught.value)
-    for target in (["q_proj", "mlp.up_proj"], r".*\.(gate|up)_proj", "all-linear"):
+    for target in (["q_proj", "mlp.up_proj"], r".*\.(gate|up)_proj", "all-linear", "All-Linear"):
         check_arms(recipe(target))
 
 

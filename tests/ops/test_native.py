@@ -61,7 +61,7 @@ def rows_of(kind: str, seed: int, count: int, width: int, dtype: torch.dtype, sc
     share=st.floats(0, 1),
     order=st.sampled_from(["magnitude", "signed"]),
     reference=st.sampled_from(["magnitude_mean", "mean"]),
-    strength=st.sampled_from([1.0, 0.3, -2.0]),
+    strength=st.sampled_from([1.0, 0.3, -2.0, 1 - 1e-9]),
     alpha=st.sampled_from([1.0, -1.5]),
     scale=SCALES,
     threads=st.sampled_from([1, 3]),
@@ -194,6 +194,13 @@ def test_what_native_code_cannot_read_goes_to_pytorch(monkeypatch):
     assert not native.fits(k, torch.randn(3, 41))
     with torch._subclasses.FakeTensorMode():
         assert not native.fits(torch.empty(3, 40))
+    for odd in (torch._neg_view(k), torch._efficientzerotensor((3, 40)), k.to("meta"), k.to_sparse()):
+        assert not native.fits(odd)
+    torch.func.functionalize(lambda rows: cpu.edit_rows(rows, 4, "magnitude", 1.0, "mean", 1.0).out)(k)
+    with torch.device("meta"):  # where new tensors go is not where these rows are
+        assert (
+            native.edit_rows(k, mean_of(k, "mean"), 4, "magnitude", 1.0, "mean", 1.0, "places").out.device == k.device
+        )
     leaf = torch.randn(6, 80, requires_grad=True)
     strided = leaf[::2, ::2]
     out = intervene(strided, 0.1)
@@ -299,6 +306,40 @@ def test_a_compiler_that_knows_no_flags_still_makes_a_library(monkeypatch, tmp_p
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert isinstance(build.library(), ctypes.CDLL)
     assert trial.takes(torch.randn(3, 40))
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_what_the_compiler_says_may_be_in_any_encoding(monkeypatch, tmp_path):
+    compiler = tmp_path / "cc"
+    compiler.write_bytes(b"#!/bin/sh\necho '\xe9chec' >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    assert "chec" in build.library()
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_a_compiler_may_have_arguments_or_not_be_there(monkeypatch, tmp_path, caplog):
+    real = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CC", f"env {real}")
+    assert isinstance(build.library(), ctypes.CDLL)
+    build.library.cache_clear()
+    monkeypatch.setenv("CC", "no-such-compiler -O3")
+    with caplog.at_level(logging.WARNING):
+        assert isinstance(build.library(), ctypes.CDLL)
+    assert "no-such-compiler" in caplog.text
+
+
+@pytest.mark.usefixtures("_fresh")
+def test_a_library_that_others_may_write_is_not_loaded(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert isinstance(build.library(), ctypes.CDLL)
+    (kept,) = (tmp_path / "infosteer").glob("*.so")
+    for place in (kept, tmp_path / "infosteer"):
+        place.chmod(0o777)
+        build.library.cache_clear()
+        assert build.library()._name != str(kept) or not kept.stat().st_mode & 0o022
+        place.chmod(0o700)
 
 
 @pytest.mark.usefixtures("_fresh")

@@ -26,7 +26,7 @@ def check_adapters(recipe: Recipe, skeleton: Any) -> None:
     modules = {name: module for name, module in skeleton.named_modules() if name}
     for arm in recipe.arms:
         peft = recipe.train_for(arm).peft
-        if peft is None or peft.target_modules == _EVERY_LINEAR:
+        if peft is None or (isinstance(peft.target_modules, str) and peft.target_modules.lower() == _EVERY_LINEAR):
             continue
         where = f"arms.{arm}: train.peft.target_modules"
         wanted = [peft.target_modules] if isinstance(peft.target_modules, str) else list(peft.target_modules)
@@ -34,7 +34,7 @@ def check_adapters(recipe: Recipe, skeleton: Any) -> None:
             raise ConfigError("no module is named for adapters", where=where, got="an empty list")
         for name in wanted:
             found = _matching(name, modules, isinstance(peft.target_modules, str), where)
-            if not any(_adaptable(module) for module in found):
+            if not found or not all(_adaptable(module) for module in found):
                 raise _nothing(name, bool(found), modules, where)
 
 
@@ -52,7 +52,7 @@ def _matching(wanted: str, modules: dict[str, Any], expression: bool, where: str
 
 def _adaptable(module: Any) -> bool:
     """Whether a layer has a weight of its own that LoRA can stand beside: linear layers and embeddings."""
-    weight = getattr(module, "weight", None)
+    weight = getattr(module, "weight", getattr(module, "in_proj_weight", None))
     return weight is not None and weight.dim() >= 2
 
 

@@ -8,7 +8,6 @@ Shape letters: R rows, M memories, m overwritten entries.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from infosteer.ops import cpu_rows
@@ -66,7 +65,7 @@ def packed_gradient(
 
 def _means(rows: Tensor, reference: str) -> Tensor:
     """``mean_of`` rows, a chunk at a time."""
-    means = torch.empty(rows.shape[0], 1, dtype=statistics_dtype(rows.dtype))
+    means = rows.new_empty(rows.shape[0], 1, dtype=statistics_dtype(rows.dtype))
     for here in row_chunks(rows):
         means[here] = mean_of(rows[here], reference)
     return means

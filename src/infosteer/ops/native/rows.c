@@ -56,6 +56,15 @@ static inline void store_one(int type, void *rows, int64_t place, float value) {
 
 static inline int8_t sign_of(float x) { return (int8_t)((x > 0) - (x < 0)); }
 
+/* Whether rows are shared among threads. */
+int has_threads(void) {
+#ifdef _OPENMP
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 /* -- selection ---------------------------------------------------------------------------------------------------- */
 
 /* Integers that compare as |x| do, or as x; -0 equals 0, every NaN is one above infinity. */
@@ -116,13 +125,13 @@ static Threshold find_threshold(const int32_t *keys, int64_t width, int64_t m, i
 typedef struct {
     const float *targets; /* (rows) what is written, already rounded to the type of the rows */
     int keep_sign;        /* whether it takes the sign of the entry */
-    float strength;
+    double strength;      /* compared as it was given, multiplied as float32 */
 } Rule;
 
 static inline float written(float x, float target, const Rule *rule) {
     float goal = rule->keep_sign && x < 0 ? -target : target;
-    if (rule->strength == 1.0f) return goal;
-    return rule->strength == 0.0f ? x : x + rule->strength * (goal - x); /* both ends hold, even beside infinities */
+    if (rule->strength == 1.0) return goal;
+    return rule->strength == 0.0 ? x : x + (float)rule->strength * (goal - x); /* both ends hold, even beside infinities */
 }
 
 /* How chosen entries are named: int32 places and int8 signs, or both as 4 place + sign + 1 in 16 or 32 bits. */
@@ -220,11 +229,11 @@ static int write_codes(int type, const void *rows, void *out, int64_t row, int64
  * code: (count, width), see write_codes; then no entries are named, and `odd` says whether a 0 or a NaN is among them.
  */
 int edit_rows(int type, const void *rows, void *out, const float *targets, int64_t count, int64_t width, int64_t m,
-              int by_size, int keep_sign, float strength, int form, void *named, int8_t *signs, int8_t *code, int *odd,
+              int by_size, int keep_sign, double strength, int form, void *named, int8_t *signs, int8_t *code, int *odd,
               int threads) {
     const Rule rule = {targets, keep_sign, strength};
     int failed = 0, seen = 0;
-#pragma omp parallel num_threads(threads) reduction(| : failed, seen)
+#pragma omp parallel if (threads > 1) num_threads(threads) reduction(| : failed, seen)
     {
         float *room = malloc((size_t)width * 4);
         int32_t *keys = malloc((size_t)width * 4), *places = malloc((size_t)(width + 1) * 4);
@@ -307,8 +316,8 @@ static int add_entropy(const float *y, int64_t width, float factor, float *logs,
 typedef struct {
     int has_mean; /* whether a gradient goes through the mean that was written */
     int by_size;  /* whether that is the mean of magnitudes */
-    float spread; /* alpha / width */
-    float strength;
+    double spread; /* alpha / width */
+    double strength;
 } Way;
 
 static void back_to_places(float *total, const float *y, int64_t width, int64_t m, const int32_t *places,
@@ -318,13 +327,13 @@ static void back_to_places(float *total, const float *y, int64_t width, int64_t 
         at[j] = total[places[j]];
         sum += way->by_size && signs[j] < 0 ? -at[j] : at[j];
     }
-    const float share = way->has_mean ? (float)(sum * ((double)way->spread * way->strength)) : 0.0f;
+    const float share = way->has_mean ? (float)(sum * (way->spread * way->strength)) : 0.0f;
     if (way->has_mean) {
         if (way->by_size) for (int64_t i = 0; i < width; i++) total[i] += (float)sign_of(y[i]) * share;
         else for (int64_t i = 0; i < width; i++) total[i] += share;
     }
     for (int64_t j = 0; j < m; j++) {
-        float kept = way->strength == 1.0f ? 0.0f : (1.0f - way->strength) * at[j];
+        float kept = way->strength == 1.0 ? 0.0f : (float)(1.0 - way->strength) * at[j];
         float through = !way->has_mean ? 0.0f : way->by_size ? (float)signs[j] * share : share;
         total[places[j]] = kept + through;
     }
@@ -342,12 +351,12 @@ static void back_to_codes(float *total, const float *y, int64_t width, const int
         }
         sum += part;
     }
-    const float share = way->has_mean ? (float)(sum * ((double)way->spread * way->strength)) : 0.0f;
-    const float rest = 1.0f - way->strength;
+    const float share = way->has_mean ? (float)(sum * (way->spread * way->strength)) : 0.0f;
+    const float rest = (float)(1.0 - way->strength);
     for (int64_t i = 0; i < width; i++) {
         float was = (float)(-2 - code[i]);
         float now = way->by_size ? (float)sign_of(y[i]) : 1.0f;
-        float kept = rest == 0.0f ? 0.0f : rest * total[i];
+        float kept = way->strength == 1.0 ? 0.0f : rest * total[i];
         float inside = kept + (way->by_size ? was * share : share);
         float outside = total[i] + now * share;
         total[i] = code[i] ? inside : way->has_mean ? outside : total[i];
@@ -363,10 +372,10 @@ static void back_to_codes(float *total, const float *y, int64_t width, const int
  */
 int gradient_rows(int type, const void *grad, const void *y, const float *factor, int form, const void *named,
                   const int8_t *signs, const int8_t *code, void *result, int64_t count, int64_t width, int64_t m,
-                  int has_mean, int by_size, float spread, float strength, int threads) {
+                  int has_mean, int by_size, double spread, double strength, int threads) {
     const Way way = {has_mean, has_mean && by_size, spread, strength};
     int failed = 0, careful = 0;
-#pragma omp parallel num_threads(threads) reduction(| : failed, careful)
+#pragma omp parallel if (threads > 1) num_threads(threads) reduction(| : failed, careful)
     {
         float *room = malloc((size_t)width * 4), *room_of_y = malloc((size_t)width * 4);
         float *logs = malloc((size_t)width * 4);

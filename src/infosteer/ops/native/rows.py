@@ -16,16 +16,21 @@ from infosteer.ops.rows import Edit, entries_like
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
 _NO_MEMORY, _NEEDS_CARE = 1, 2
+_ENTRIES_A_THREAD = 1 << 15
 
 
 def fits(*rows: Tensor) -> bool:
-    """Whether these rows (R, M), of one shape and type, can be read by native code: plain tensors, not too wide."""
+    """Whether these rows (R, M), of one shape and type, lie where native code can read them: plain, dense tensors in
+    the memory of the CPU, not too wide."""
     first = rows[0]
     return first.dtype in TYPES and all(
         type(some) in (Tensor, torch.nn.Parameter)
         and some.dtype == first.dtype
         and some.shape == first.shape
-        and 0 < some.shape[1] < 1 << 31
+        and some.device.type == "cpu"
+        and some.layout == torch.strided
+        and not (some.is_neg() or some._is_zerotensor() or torch._is_functional_tensor(some))
+        and 0 < some.shape[1] < 1 << 29
         for some in rows
     )
 
@@ -45,13 +50,13 @@ def edit_rows(
     targets = (alpha * means).to(rows.dtype).float().contiguous()
     out = torch.empty_like(rows)
     kind = {"places": torch.int32, "mask": torch.int8, "packed": entries_like(rows, 0).dtype}[named]
-    where = torch.empty((count, width if named == "mask" else m), dtype=kind)
-    signs = torch.empty(count, m, dtype=torch.int8) if named == "places" else None
+    where = torch.empty((count, width if named == "mask" else m), dtype=kind, device=rows.device)
+    signs = torch.empty(count, m, dtype=torch.int8, device=rows.device) if named == "places" else None
     odd = ctypes.c_int(1)
     _call(
         "edit_rows", TYPES[rows.dtype], _at(rows), _at(out), _at(targets), count, width, m, order == "magnitude",
         reference == "magnitude_mean", strength, _form(where, signs), _at(None if named == "mask" else where),
-        _at(signs), _at(where if named == "mask" else None), ctypes.addressof(odd), torch.get_num_threads(),
+        _at(signs), _at(where if named == "mask" else None), ctypes.addressof(odd), _threads(rows),
     )  # fmt: skip
     return Edit(out, where, signs, bool(odd.value))
 
@@ -80,7 +85,7 @@ def gradient_rows(
     status = _call(
         "gradient_rows", TYPES[grad.dtype], _at(grad), _at(y), _at(factor), _form(entries, signs), _at(entries),
         _at(signs), _at(mask), _at(result), count, width, 0 if entries is None else entries.shape[1],
-        spread is not None, signed, spread or 0.0, strength, torch.get_num_threads(),
+        spread is not None, signed, spread or 0.0, strength, _threads(grad),
     )  # fmt: skip
     return None if status == _NEEDS_CARE else result
 
@@ -88,6 +93,11 @@ def gradient_rows(
 def _form(entries: Tensor | None, signs: Tensor | None) -> int:
     """How entries are named, in the words of ``rows.c``."""
     return 0 if entries is None or signs is not None else entries.dtype.itemsize
+
+
+def _threads(rows: Tensor) -> int:
+    """No more threads than there is work for: a token that is decoded does not wake the others."""
+    return max(1, min(torch.get_num_threads(), rows.shape[0], rows.numel() // _ENTRIES_A_THREAD))
 
 
 def _at(tensor: Tensor | None) -> int | None:
