@@ -397,6 +397,20 @@ def test_code_that_computes_something_else_is_not_used(wrong, monkeypatch, caplo
     assert caplog.text.count("The kernel native is not used, PyTorch takes its place") == 1
 
 
+@pytest.mark.usefixtures("_fresh")
+def test_on_one_thread_it_gives_way_to_many(monkeypatch):
+    class Alone:
+        has_threads = staticmethod(lambda: 0)
+
+    monkeypatch.setattr(backends, "library", lambda: Alone)
+    torch.set_num_threads(2)
+    assert backends.native_wanted()
+    torch.set_num_threads(16)
+    assert not backends.native_wanted()
+    with use_backend("native"):
+        assert backends.native_wanted()
+
+
 def test_the_choice_is_obeyed():
     k = torch.randn(3, 40)
     with use_backend("torch"):

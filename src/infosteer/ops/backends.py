@@ -29,6 +29,7 @@ from infosteer.ops.native.build import library
 BACKENDS = ("torch", "triton", "native")
 VARIABLE = "INFOSTEER_BACKEND"
 WIDEST = 1 << 15  # entries of a row that fit on chip
+_ALONE_UP_TO = 4  # PyTorch's threads that native code on one thread, made without OpenMP, still outdoes
 
 logger = logging.getLogger(__name__)
 
@@ -109,8 +110,7 @@ def native_wanted() -> bool:
     Raises:
         ConfigError: it is asked for by name, and there is none.
     """
-    choice = chosen_backend()
-    return choice not in ("torch", "triton") and not isinstance(library(), str)
+    return _native(chosen_backend())
 
 
 def tried(variant: Hashable, kernel: str, trial: Callable[[], str | None]) -> bool:
@@ -141,10 +141,19 @@ def describe() -> dict[str, Any]:
     }
 
 
+def _native(choice: str | None) -> bool:
+    if choice in ("torch", "triton"):
+        return False
+    found = library()
+    if isinstance(found, str):
+        return False
+    return choice == "native" or bool(found.has_threads()) or torch.get_num_threads() <= _ALONE_UP_TO
+
+
 def _on_cpu(choice: str | None) -> str:
     if choice == "triton" and INTERPRETED:
         return "triton, interpreted"
-    return "torch" if choice in ("torch", "triton") or isinstance(library(), str) else "native"
+    return "native" if _native(choice) else "torch"
 
 
 def _check(name: str, where: str) -> None:
