@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -10,17 +9,14 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 TINY = ["--hidden", "56", "--width", "96", "--tokens", "32", "--rounds", "2", "--json"]
 
 
 def test_the_page_says_what_was_measured() -> None:
-    spec = importlib.util.spec_from_file_location("render_costs", ROOT / "benchmarks" / "render_costs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("render_costs")
     text = module.PAGE.read_text(encoding="utf-8")
     assert {match["name"] for match in module.PART.finditer(text)} == set(module.TABLES)
     assert module.render(text) == text, "run: python benchmarks/render_costs.py"

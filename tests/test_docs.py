@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "experiments"))
@@ -308,12 +309,7 @@ def test_every_method_is_listed() -> None:
 
 @functools.cache
 def renderer() -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location("render_readme", ROOT / "benchmarks" / "render_readme.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("render_readme")
 
 
 def test_pages_say_what_the_results_say() -> None:

@@ -20,6 +20,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src" / "infosteer"
@@ -138,12 +139,7 @@ def test_the_licence_is_whole() -> None:
 
 
 def load_lock_script() -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location("lock", ROOT / "benchmarks" / "lock.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("lock")
 
 
 def pins() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -10,28 +9,19 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from tests.scripts import load_script
 
 ROOT = Path(__file__).parents[1]
 
 
-def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # the scripts import each other by name
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def sanity() -> ModuleType:
-    return load("sanity")
+    return load_script("sanity")
 
 
 def test_a_slice_of_grafting_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load("sanity"), "EVIDENCE", tmp_path)
-    script = load("sanity_grafting")
+    monkeypatch.setattr(load_script("sanity"), "EVIDENCE", tmp_path)
+    script = load_script("sanity_grafting")
     short = {"DENSITIES": (0.01,), "TUNERS": {"SGD": (1.0, 2), "AdamW": (2e-3, 2)}, "ROWS": 64, "BATCH": 8, "TEST": 16}
     for key, value in short.items():
         monkeypatch.setattr(script, key, value)
@@ -100,8 +90,8 @@ def test_a_slice_of_each_runs(
     name: str, arms: tuple[str, ...], changes: dict[str, Any], arguments: list[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(load("sanity"), "EVIDENCE", tmp_path)
-    script = load(f"sanity_{name}")
+    monkeypatch.setattr(load_script("sanity"), "EVIDENCE", tmp_path)
+    script = load_script(f"sanity_{name}")
     monkeypatch.setattr(script, "ARMS", {arm: script.ARMS[arm] for arm in arms})
     for key, value in changes.items():
         monkeypatch.setattr(script, key, value)
@@ -113,8 +103,8 @@ def test_a_slice_of_each_runs(
 
 def test_a_slice_of_markers_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its arms are asked in several ways."""
-    monkeypatch.setattr(load("sanity"), "EVIDENCE", tmp_path)
-    script = load("sanity_markers")
+    monkeypatch.setattr(load_script("sanity"), "EVIDENCE", tmp_path)
+    script = load_script("sanity_markers")
     monkeypatch.setattr(script, "BATCH", 4)
     monkeypatch.setattr(sys, "argv", ["markers", "--seeds", "1", "--steps", "2", "--tests", "2"])
     script.main()
@@ -124,8 +114,8 @@ def test_a_slice_of_markers_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_slice_of_what_ditto_writes_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(load("sanity"), "EVIDENCE", tmp_path)
-    script = load("sanity_ditto")
+    monkeypatch.setattr(load_script("sanity"), "EVIDENCE", tmp_path)
+    script = load_script("sanity_ditto")
     monkeypatch.setattr(script, "WRITTEN", {"max_steps": 1, "samples": 4, "tokens": 6})
     monkeypatch.setattr(sys, "argv", ["ditto", "--written", "--seeds", "1", "--steps", "2"])
     script.main()
@@ -135,11 +125,11 @@ def test_a_slice_of_what_ditto_writes_runs(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_slice_of_the_attacks_runs_beside_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sanity = load("sanity")
+    sanity = load_script("sanity")
     monkeypatch.setattr(sanity, "EVIDENCE", tmp_path)
     before = {"plain": {1: {"loss": [1.0]}}}
     sanity.write("phf", {"an earlier condition": before}, {"command": "none"}, 0.0)
-    script = load("sanity_phf")
+    script = load_script("sanity_phf")
     arms = {arm: script.ATTACKED[arm] for arm in ("plain", "conditional, learnt reward")}
     for key, value in {"ATTACKED": arms, "ROUNDS": 1, "PROMPTS": 2, "SAMPLES": 2}.items():
         monkeypatch.setattr(script, key, value)

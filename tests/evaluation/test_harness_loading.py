@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scripts import load_script
 
 pytest.importorskip("lm_eval")
 
@@ -143,12 +143,7 @@ def test_importing_the_package_imports_neither_torch_nor_lm_eval_for_those_who_d
 
 
 def test_the_page_shows_the_measured_throughput() -> None:
-    root = Path(__file__).parents[2]
-    spec = importlib.util.spec_from_file_location("render_evaluation", root / "benchmarks" / "render_evaluation.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("render_evaluation")
     results = json.loads(module.RESULTS.read_text(encoding="utf-8"))
     text = module.PAGE.read_text(encoding="utf-8")
     assert module.render(text, results) == text, "run: python benchmarks/render_evaluation.py"

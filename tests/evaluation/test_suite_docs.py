@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shlex
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.scripts import load_script
 
 from infosteer.cli.main import main
 from infosteer.evaluation.tasks import list_tasks, task_info
@@ -30,12 +30,7 @@ COMMANDS = [
 
 @pytest.fixture(scope="module")
 def renderer() -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location("render_eval", ROOT / "benchmarks" / "render_eval.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("render_eval")
 
 
 def test_the_page_says_what_the_results_say(renderer: types.ModuleType) -> None:

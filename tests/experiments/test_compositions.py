@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from tests.scripts import load_script
 
 from infosteer.experiments.recipe import load_recipe
 from infosteer.experiments.run import run
@@ -23,12 +23,7 @@ TRACES = {
 
 @pytest.fixture
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("compositions", ROOT / "benchmarks" / "compositions.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("compositions")
 
 
 def test_the_page_says_what_the_results_say(script: ModuleType) -> None:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
-from types import ModuleType
 
 import pytest
+from tests.scripts import load_script
 
 from infosteer.lab.facts import make_world
 
 ROOT = Path(__file__).parents[2]
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_page_shows_the_committed_numbers() -> None:
-    render = script("render_directions")
+    render = load_script("render_directions")
     results = json.loads(render.RESULTS.read_text(encoding="utf-8"))
     page = render.PAGE.read_text(encoding="utf-8")
     assert render.rendered(page, results) == page, "run python benchmarks/render_directions.py"
@@ -34,7 +24,7 @@ def test_the_page_shows_the_committed_numbers() -> None:
 
 
 def test_lab_statements_are_true_and_false_twins() -> None:
-    texts, labels, topics = script("directions").lab_statements(count=3)
+    texts, labels, topics = load_script("directions").lab_statements(count=3)
     facts = {person.name: person.facts for person in make_world().people}
     assert len(texts) == len(labels) == len(topics) == 2 * 3 * 8
     for true, false, topic, label in zip(texts[::2], texts[1::2], topics[::2], labels[::2], strict=True):
@@ -56,7 +46,7 @@ def test_the_recipe_of_the_models_is_valid() -> None:
 
 
 def test_a_page_that_names_an_unknown_part_is_an_error() -> None:
-    render = script("render_directions")
+    render = load_script("render_directions")
     results = json.loads(render.RESULTS.read_text(encoding="utf-8"))
     with pytest.raises(KeyError):
         render.rendered("<!-- directions: nothing -->\n<!-- directions: end -->", results)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 import shutil
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +12,14 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from tests.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def script(name: str) -> types.ModuleType:
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
 # Scripts that others import come first.
 flux_texts, flux_measures, flux_tables, flux_claim, render_flux = map(
-    script, ("flux_texts", "flux_measures", "flux_tables", "flux_claim", "render_flux")
+    load_script, ("flux_texts", "flux_measures", "flux_tables", "flux_claim", "render_flux")
 )
 RECIPE = """
 model: embedded

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
+from tests.scripts import load_script
 
 from infosteer.errors import ConfigError
 from infosteer.lab import embedded_base, load
@@ -87,9 +87,7 @@ def test_the_ladder_is_of_problems_with_intervals() -> None:
 
 
 def test_the_page_shows_the_committed_ladder() -> None:
-    spec = importlib.util.spec_from_file_location("ladder", ROOT / "benchmarks/reasoning_ladder.py")
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("reasoning_ladder")
     shown = script.PLACE.search((ROOT / "docs/lab.md").read_text())[0]
     assert shown == script.table(json.loads(LADDER.read_text())), "run python benchmarks/reasoning_ladder.py --render"
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
+from tests.scripts import load_script
 from torch.utils.checkpoint import checkpoint
 
 from infosteer.errors import ConfigError
@@ -263,11 +262,7 @@ def test_the_fused_injection_is_the_explicit_loss(reentrant):
 
 
 def load_benchmark():
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "triton_kernels.py"
-    spec = importlib.util.spec_from_file_location("benchmark_kernels", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script("triton_kernels")
 
 
 def test_the_benchmark_refuses_kindly_and_its_arms_run(capsys):

@@ -9,7 +9,7 @@ from infosteer.ops import chunks, masked_rows, partition
 from infosteer.ops.backends import use_backend
 from infosteer.ops.entropy import key_entropy
 from infosteer.ops.intervene import intervene
-from infosteer.ops.native.build import library
+from infosteer.ops.native.build import native_code
 from infosteer.ops.select import smallest
 from infosteer.ops.together import intervene_and_inject
 
@@ -21,8 +21,8 @@ ROWS, WIDTH = 19, 300
 @pytest.fixture(params=["torch", "native"], autouse=True)
 def _backend(request):
     """Everything here holds for PyTorch and for native code, which has the same entries and the same bits."""
-    if request.param == "native" and isinstance(library(), str):
-        pytest.skip(f"no native code: {library()}")
+    if request.param == "native" and isinstance(native_code(), str):
+        pytest.skip(f"no native code: {native_code()}")
     with use_backend(request.param):
         yield
 

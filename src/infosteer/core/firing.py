@@ -68,7 +68,9 @@ def fire_gated(call: Call, plan: SitePlan, gate: Tensor, up: Tensor, activation:
     edits = _active_edits(call, plan)
     if edits:
         ((index, method),) = edits
-        k, entropy = method.edit_gated(gate, up, activation, _context(call, plan, index, method, gate), normalization)
+        edit_gated = method.edit_gated
+        assert edit_gated is not None, "the plan is fusible"
+        k, entropy = edit_gated(gate, up, activation, _context(call, plan, index, method, gate), normalization)
     else:
         k, entropy = gated(gate, up, activation, normalization=normalization)
     _count(call, plan, gate)

@@ -36,7 +36,7 @@ class SitePlan:
             and len(edits) + len(penalties) > 0
             and len(edits) <= 1
             and len(penalties) <= 1
-            and all(method.fusible for _, method in edits)
+            and all(method.edit_gated is not None for _, method in edits)
             and all(method.entropy_normalization is not None for _, method, _ in penalties)
         )
 

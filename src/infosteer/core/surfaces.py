@@ -17,7 +17,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -30,6 +30,14 @@ from infosteer.core.params import Handle, ParamMethod, ParamTarget
 from infosteer.models import Site
 
 SCOPES = ("train", "policy", "evaluation", "always")
+
+
+class GatedEdit(Protocol):
+    """``edit(act(gate) * up)``, and with a normalization the entropy of its rows, as ``ops.gated`` gives them."""
+
+    def __call__(
+        self, gate: Tensor, up: Tensor, activation: str, context: Context, normalization: str | None
+    ) -> tuple[Tensor, Tensor | None]: ...
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -57,16 +65,9 @@ class InterventionMethod(MarkingMethod, SiteMethod):
         return None
 
     @property
-    def fusible(self) -> bool:
-        """Whether ``edit_gated`` may do what ``edit`` does."""
-        return False
-
-    def edit_gated(
-        self, gate: Tensor, up: Tensor, activation: str, context: Context, normalization: str | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """``edit(act(gate) * up)``, and with a normalization the entropy of its rows, as ``ops.gated`` gives them. Only
-        asked where ``fusible``."""
-        raise NotImplementedError(f"{type(self).__name__} says that it is fusible and has no edit_gated")
+    def edit_gated(self) -> GatedEdit | None:
+        """The same edit inside the gated activation, for methods that have one; see ``GatedEdit``."""
+        return None
 
     @property
     def shields(self) -> bool:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from infosteer.errors import ConfigError
-from infosteer.ops.native.build import library
+from infosteer.ops.native.build import native_code
 
 BACKENDS = ("torch", "triton", "native")
 VARIABLE = "INFOSTEER_BACKEND"
@@ -137,14 +137,14 @@ def describe() -> dict[str, Any]:
         "cpu": _on_cpu(choice),
         "override": problem or choice,
         "triton": importlib.metadata.version("triton") if _TRITON else None,
-        "native": library() if isinstance(library(), str) else None,
+        "native": native_code() if isinstance(native_code(), str) else None,
     }
 
 
 def _native(choice: str | None) -> bool:
     if choice in ("torch", "triton"):
         return False
-    found = library()
+    found = native_code()
     if isinstance(found, str):
         return False
     return choice == "native" or bool(found.has_threads()) or torch.get_num_threads() <= _ALONE_UP_TO
@@ -159,7 +159,7 @@ def _on_cpu(choice: str | None) -> str:
 def _check(name: str, where: str) -> None:
     if name not in BACKENDS:
         raise ConfigError("Unknown back end.", where=where, got=repr(name), expected=" or ".join(map(repr, BACKENDS)))
-    problem = library() if name == "native" else ""
+    problem = native_code() if name == "native" else ""
     if isinstance(problem, str) and problem:
         raise ConfigError(
             "There is no native back end here.",

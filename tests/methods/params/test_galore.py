@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import math
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from small import IDS, llama, steer, weights
+from tests.scripts import load_script
 from torch import Tensor, nn
 from transformers.optimization import Adafactor
 
@@ -374,11 +374,7 @@ def test_quantised_moments() -> None:
 
 
 def test_the_card_holds_what_was_measured_beside_the_package() -> None:
-    spec = importlib.util.spec_from_file_location("galore_package", ROOT / "benchmarks" / "galore_package.py")
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
+    script = load_script("galore_package")
     text = script.CARD.read_text(encoding="utf-8")
     assert "| resume from a checkpoint" in text
     assert script.render(text) == text, "run: python benchmarks/galore_package.py --render"

@@ -49,7 +49,7 @@ class NoCompiler(Unavailable):
 
 
 @functools.cache
-def library() -> ctypes.CDLL | str:
+def native_code() -> ctypes.CDLL | str:
     """The library of this process, or why there is none. Compiled by the first process that asks."""
     try:
         return _load()

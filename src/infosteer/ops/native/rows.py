@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from infosteer.ops.native.build import library
+from infosteer.ops.native.build import native_code
 from infosteer.ops.rows import Edit, entries_like
 
 TYPES = {torch.float32: 0, torch.bfloat16: 1}
@@ -105,7 +105,7 @@ def _at(tensor: Tensor | None) -> int | None:
 
 
 def _call(name: str, *arguments: Any) -> int:
-    loaded = library()
+    loaded = native_code()
     assert not isinstance(loaded, str), "callers ask first whether there is a library"
     status: int = getattr(loaded, name)(*arguments)
     if status == _NO_MEMORY:

@@ -11,7 +11,7 @@ import torch
 
 from infosteer.core.config import setting
 from infosteer.core.contract import Context
-from infosteer.core.surfaces import InterventionMethod, PenaltyMethod
+from infosteer.core.surfaces import GatedEdit, InterventionMethod, PenaltyMethod
 from infosteer.errors import ConfigError
 from infosteer.ops.backends import kernels_take
 from infosteer.ops.chunks import eager_on_cpu
@@ -95,15 +95,7 @@ class Intervention(InterventionMethod):
         return self.tokens == "answer"
 
     def edit(self, k: torch.Tensor, context: Context) -> torch.Tensor:
-        lifted = intervene(
-            k,
-            fraction=self.fraction,
-            alpha=self.alpha,
-            order=self.order,
-            reference=self.reference,
-            detach_reference=self.detach_reference,
-            strength=context.strength,
-        )
+        lifted = intervene(k, **self._settings(context))
         if lifted is k:
             return k
         if self._bounded:
@@ -126,38 +118,28 @@ class Intervention(InterventionMethod):
             return None
         if not kernels_take(k) and not eager_on_cpu(k):
             return None
-        return intervene_and_inject(
-            k,
-            row_weight,
-            scale,
-            fraction=self.fraction,
-            alpha=self.alpha,
-            order=self.order,
-            reference=self.reference,
-            detach_reference=self.detach_reference,
-            strength=context.strength,
-            normalization=normalization,
-        )
+        settings = self._settings(context)
+        return intervene_and_inject(k, row_weight, scale, **settings, normalization=normalization)
 
     @property
-    def fusible(self) -> bool:
-        return not self._bounded and not self.selects
+    def edit_gated(self) -> GatedEdit | None:
+        return None if self._bounded or self.selects else self._edit_gated
 
-    def edit_gated(
+    def _edit_gated(
         self, gate: torch.Tensor, up: torch.Tensor, activation: str, context: Context, normalization: str | None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return gated(
-            gate,
-            up,
-            activation,
-            fraction=self.fraction,
-            alpha=self.alpha,
-            order=self.order,
-            reference=self.reference,
-            detach_reference=self.detach_reference,
-            strength=context.strength,
-            normalization=normalization,
-        )
+        return gated(gate, up, activation, **self._settings(context), normalization=normalization)
+
+    def _settings(self, context: Context) -> dict[str, Any]:
+        """How the functions of ``ops`` lift in this context."""
+        return {
+            "fraction": self.fraction,
+            "alpha": self.alpha,
+            "order": self.order,
+            "reference": self.reference,
+            "detach_reference": self.detach_reference,
+            "strength": context.strength,
+        }
 
     @property
     def _bounded(self) -> bool:
