@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import itertools
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -44,6 +46,41 @@ def loss_factor(trainer: Any, num_items: torch.Tensor | int | None) -> float:
     processes = max(trainer.accelerator.num_processes, trainer.args.n_gpu)
     averaged = getattr(trainer.args, "average_tokens_across_devices", False)
     return (processes if averaged else 1.0) * (1.0 if scaled else steps)
+
+
+@contextlib.contextmanager
+def compact_loss(wanted: bool) -> Iterator[None]:
+    """While this is open, and if it is wanted, TRL's loss computes logits on a CPU for labelled positions only.
+
+    TRL multiplies hidden states with the output embeddings inside its loss: on a GPU where a label is, elsewhere at
+    every position, for accelerators that compile anew for every shape. A CPU does not, and with short answers behind
+    long prompts most of that work is for positions without loss. Left out are terms that are zero: loss and gradients
+    are the same up to rounding.
+
+    Raises: ConfigError where this version of TRL decides in another way.
+    """
+    if not wanted:
+        yield
+        return
+    from trl.trainer import utils
+
+    decide = getattr(utils, "_use_triton", None)  # asked by the loss alone; the kernels ask a name of their own
+    if decide is None:
+        raise ConfigError(
+            "This version of TRL does not let others say where its loss computes logits.",
+            where="train.compact_loss",
+            got=True,
+            fix="leave it off, or install TRL as in requirements.lock",
+        )
+
+    def at_labels(device: torch.device) -> bool:
+        return device.type == "cpu" or decide(device)
+
+    utils._use_triton = at_labels
+    try:
+        yield
+    finally:
+        utils._use_triton = decide
 
 
 def is_measured_step(trainer: Any) -> bool:

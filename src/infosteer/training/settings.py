@@ -57,6 +57,9 @@ class TrainSettings:
     packing: bool = setting(False, "pack several rows into one sequence of max_length tokens")
     padding_free: bool = setting(False, "flatten a batch instead of padding it")
     completion_only_loss: bool = setting(True, "loss on the answer only; false puts the prompt into the loss too")
+    compact_loss: bool = setting(
+        False, "on a CPU compute logits where labels are and nowhere else, as TRL does on GPUs; equal up to rounding"
+    )
     logging_steps: int = setting(10, "optimiser steps between two log lines", minimum=1)
     save_steps: int | None = setting(
         None,

@@ -20,6 +20,7 @@ from infosteer.core.marks import PREFIX
 from infosteer.core.surfaces import InterventionMethod
 from infosteer.errors import ConfigError, InfoSteerError, NonFiniteLossError, RunError
 from infosteer.training.callbacks import LogLine, checkpoint_callback, last_checkpoint, log_callback
+from infosteer.training.compat import compact_loss
 from infosteer.training.encode import Encoded, encode_rows
 from infosteer.training.loading import load_model, load_tokenizer
 from infosteer.training.new_tokens import (
@@ -130,7 +131,8 @@ def train_sft(
         )
         started = time.monotonic()
         try:
-            outcome = trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
+            with compact_loss(settings.compact_loss):
+                outcome = trainer.train(resume_from_checkpoint=last_checkpoint(output_dir))
             if settings.save_model:
                 trainer.save_model(str(output_dir))
         except BaseException as error:
