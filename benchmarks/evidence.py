@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evidence_descent import descent_table
 from evidence_dose import figure, mediation_table
 
 from infosteer.experiments.recipe import load_recipe
@@ -149,6 +150,11 @@ def mediation(study: Study) -> str:
     return mediation_table(study.results, study.baseline, study.arms, axes)
 
 
+def descent(study: str) -> str:
+    """What ``benchmarks/evidence_descent.py`` found: how fast losses fell, in seeds that ended well and badly."""
+    return descent_table(json.loads((EVIDENCE / study / "results.json").read_text(encoding="utf-8")))
+
+
 PARTS: dict[str, Callable[[str], str]] = {
     "table": lambda study: table(Study(study)),
     "headroom": lambda study: headroom(Study(study)),
@@ -156,6 +162,7 @@ PARTS: dict[str, Callable[[str], str]] = {
     "verdicts": lambda study: verdicts(Study(study)),
     "mediation": lambda study: mediation(Study(study)),
     "gradient": gradient,
+    "descent": descent,
 }
 
 

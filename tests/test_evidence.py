@@ -179,3 +179,19 @@ def test_mediation_tells_a_common_cause_from_a_path(evidence: ModuleType, tmp_pa
     for place in (tmp_path / "a.svg", tmp_path / "b.svg"):
         dose.figure(pairs, names, {metric: ("new people", 100)}, "plain", place)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+
+
+def test_the_descent_is_read_off_the_loss_and_a_run_that_never_ends_it_says_so() -> None:
+    script = load_script("evidence_descent")
+    halving = [(10 * i, 4.0 * 0.5**i) for i in range(12)]  # below 1 after 20 steps, below 0.1 after log2(40) tens
+    assert script.crossing(halving, 1.0) == pytest.approx(20.0)
+    assert script.crossing(halving, 0.1) == pytest.approx(10 * np.log2(40))
+    assert script.crossing(halving[:3], 0.1) is None
+    assert script.crossing([(10, 0.5)], 1.0) == 10.0
+    rows = [
+        {"arm": "a", "seed": seed, "score": score, "steps": steps}
+        for seed, score, steps in ((1, 0.8, 30.0), (2, 0.7, 50.0), (3, 0.1, None))
+    ]
+    assert "| a | 3 | 50 | 70.0 | 10.0 (seed 3) | not ended (longest other: 50) |" in script.descent_table(
+        {"trials": rows}
+    )

@@ -14,7 +14,7 @@ from infosteer.core.contract import Method
 from infosteer.core.metrics import PREFIX
 from infosteer.core.params import Handle, Loop, ParamMethod, ParamTarget
 from infosteer.core.sharding import follow, names_of, refuse_flat, steps_on_partitions
-from infosteer.core.surfaces import LossMethod
+from infosteer.core.surfaces import InterventionMethod, LossMethod
 from infosteer.errors import ConfigError
 from infosteer.models import Site
 
@@ -44,7 +44,8 @@ class Applied:
         Raises:
             ConfigError: methods that cannot both act on the same parameter.
         """
-        if any(isinstance(method, LossMethod) and method.reads_base and not method.off for method in methods):
+        readers = [one for one in methods if isinstance(one, (InterventionMethod, LossMethod)) and one.reads_base]
+        if any(not method.off for method in readers):
             self.base = BaseModel(model)
         for index, method in enumerate(methods):
             if isinstance(method, (ParamMethod, LossMethod)) and not method.off:

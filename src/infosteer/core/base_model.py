@@ -1,4 +1,4 @@
-"""The model as it was when steering began, for losses that compare the model in training with it.
+"""The model as it was when steering began, for methods that compare the model in training with it or ask it.
 
 Shape letters: N rows of a call, D hidden, V vocabulary.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from infosteer.core.ledger import Call
-from infosteer.models import final_norm, head_logits
+from infosteer.models import CHUNK_ROWS, final_norm, head_logits
 
 
 class BaseModel:
@@ -51,6 +51,16 @@ class BaseModel:
         """Of hidden states (n, D), (n, V) fp32; fp64 stays."""
         logits = head_logits(self._model, hidden)
         return logits if logits.dtype == torch.float64 else logits.float()
+
+    @torch.no_grad()
+    def entropy(self, call: Call) -> Tensor:
+        """How uncertain it is of the token after each row of a call: entropy in nats, (N,) fp32."""
+        hidden = self.hidden(call)
+        found = []
+        for start in range(0, len(hidden), CHUNK_ROWS):
+            shares = self.logits(hidden[start : start + CHUNK_ROWS]).softmax(-1)
+            found.append(torch.special.entr(shares).sum(-1).float())
+        return torch.cat(found)
 
     def _keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._seen = output

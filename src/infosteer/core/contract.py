@@ -34,6 +34,8 @@ class Context:
             does not set ``random``.
         counted: (N,) bool, the rows that carry loss; None where the method does not ask for it
             (``InterventionMethod.selects``) or the model was called without labels: then every row counts.
+        base_entropy: (N,) fp32, nats, how uncertain the model before training is of the token after each row; None
+            where the method does not ask for it (``InterventionMethod.reads_base``).
         layers: all layers that an edit of states acts on; empty for all else.
         marks: (N,) fp32, what the method marked the tokens of these rows with (:mod:`infosteer.core.marks`); None where
             it marks none or the model was called without them, and for losses, which get those of the next token.
@@ -44,6 +46,7 @@ class Context:
     strength: Any
     keys: torch.Tensor | None = None
     counted: torch.Tensor | None = None
+    base_entropy: torch.Tensor | None = None
     layers: tuple[int, ...] = ()
     marks: torch.Tensor | None = None
 

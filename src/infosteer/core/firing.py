@@ -107,6 +107,7 @@ def edit_states(
             strength=call.strengths[edit.index],
             keys=keys,
             counted=None if weight is None else weight != 0,
+            base_entropy=call.base_entropy(states) if edit.method.reads_base else None,
             layers=edit.layers,
             marks=call.marks_of(edit.method.label(), states) if edit.method.marking else None,
         )
@@ -152,6 +153,7 @@ def _context(call: Call, plan: SitePlan, index: int, method: InterventionMethod,
         strength=call.strengths[index] if moving is None else moving,
         keys=keys,
         counted=None if weight is None else weight != 0,
+        base_entropy=call.base_entropy(k) if method.reads_base else None,
         marks=call.marks_of(method.label(), k) if method.marking else None,
     )
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -46,6 +46,7 @@ class Call:
         ids, mask, positions: the inputs of those names, (B, T), where the model got them.
         marks: (B, T) by method, see :mod:`infosteer.core.marks`.
         keys: (N,) int64, see ``Context.keys``.
+        uncertainty: asks the model before training for ``Context.base_entropy`` of this call, where a method reads it.
         hidden: final hidden states (..., D), where a method reads them.
         rows: (N,) bool, rows that carry loss; None counts every row.
         scales: gradient scale by (method, coefficient, device), filled when the loss's backward begins.
@@ -71,6 +72,7 @@ class Call:
     positions: Tensor | None = None
     marks: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     keys: Tensor | None = None
+    uncertainty: Callable[[Call], Tensor] | None = None
     hidden: Tensor | None = None
     rows: Tensor | None = None
     from_labels: bool = False
@@ -79,6 +81,7 @@ class Call:
     sums: dict[str, Any] = dataclasses.field(default_factory=lambda: defaultdict(float))
     fired: dict[int, int] = dataclasses.field(default_factory=lambda: defaultdict(int))
     num_rows: int = 0
+    _base_entropy: Tensor | None = None
     open: bool = True
     reentrant: bool = False
     compiled: bool = False
@@ -129,6 +132,27 @@ class Call:
         if self.keys is None or self.keys.numel() != count:
             return mix(mix(torch.arange(1, count + 1, device=k.device)) + self.step)
         return self.keys.to(k.device)
+
+    @torch.compiler.disable
+    def base_entropy(self, k: Tensor) -> Tensor | None:
+        """(N,) fp32, see ``Context.base_entropy``, for the rows of k (..., M); asked once for all sites of the call.
+
+        Raises:
+            AttachError: the model was called without token numbers, or its layers see other positions.
+        """
+        if self.uncertainty is None:
+            return None
+        count = k.numel() // k.shape[-1]
+        if self.ids is None or self.ids.numel() != count:
+            raise AttachError(
+                "the model before training can only be asked about the tokens that the layers see",
+                where="the model call",
+                got="no input_ids" if self.ids is None else f"{self.ids.numel()} tokens, {count} rows",
+                fix="call the model with input_ids of the whole sequence, or set uncertain_from to 0",
+            )
+        if self._base_entropy is None:
+            self._base_entropy = self.uncertainty(self)
+        return self._base_entropy.to(k.device)
 
     def marks_of(self, name: str, k: Tensor) -> Tensor | None:
         """(N,) fp32 marks of a method, those of the tokens at the rows of k (..., M); None where there are none.

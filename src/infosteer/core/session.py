@@ -259,6 +259,7 @@ class Session:
             values=training and self.values,
             evaluation=not self.model.training and not self._paused,
             draws=any(method.random for method in self.methods),
+            uncertainty=None if self.applied.base is None else self.applied.base.entropy,
         )
         call.observed = self.probes.looking(call)
         if training:

@@ -79,6 +79,11 @@ class InterventionMethod(MarkingMethod, SiteMethod):
         """Whether its context must say which rows carry loss."""
         return False
 
+    @property
+    def reads_base(self) -> bool:
+        """Whether its context must say how uncertain the model before training is, which costs a second forward."""
+        return False
+
 
 @dataclasses.dataclass(kw_only=True)
 class PenaltyMethod(SiteMethod):

@@ -24,9 +24,7 @@ from infosteer.core.ledger import Call
 from infosteer.core.metrics import COUNTED, MEASURED
 from infosteer.core.surfaces import LossMethod, Tokens
 from infosteer.errors import AttachError
-from infosteer.models import head_logits
-
-CHUNK_ROWS = 1024  # logits of so many rows are held at a time
+from infosteer.models import CHUNK_ROWS, head_logits
 
 
 def loss_change(model: nn.Module, call: Call, methods: Mapping[int, LossMethod], applied: Applied) -> Tensor:

@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from infosteer.core.token_losses import CHUNK_ROWS
 from infosteer.errors import ConfigError, DataError
 from infosteer.evaluation.loglik import score_options
 from infosteer.evaluation.model_state import context_length, device_of, evaluating
 from infosteer.evaluation.sampling import sample
 from infosteer.methods.probes.spectrum import Coverage, coverage, divergence
+from infosteer.models import CHUNK_ROWS
 from infosteer.training.segments import segment_tokens
 
 

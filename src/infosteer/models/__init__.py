@@ -2,7 +2,7 @@
 
 from infosteer.models.blocks import decoder_blocks, main_stream, states_of, visiting_blocks
 from infosteer.models.decoder import final_norm, output_head
-from infosteer.models.head import head_logits, vocabulary_reading
+from infosteer.models.head import CHUNK_ROWS, head_logits, vocabulary_reading
 from infosteer.models.layers import select_layers
 from infosteer.models.locate import locate
 from infosteer.models.parts import PARTS, Placed, is_adapted, key_degree, memory_axes, place_parameters
@@ -11,6 +11,7 @@ from infosteer.models.sites import Role, Site, memory_vectors, parameters_of
 from infosteer.models.table import LAYOUTS, FFNLayout
 
 __all__ = [
+    "CHUNK_ROWS",
     "LAYOUTS",
     "PARTS",
     "FFNLayout",

@@ -30,6 +30,7 @@ _FACTORS = {
     "granitemoehybrid": ("logits_scaling", -1),
 }
 _CAPS = ("final_logit_softcapping", "logits_soft_cap")
+CHUNK_ROWS = 1024  # what needs logits of many rows holds those of so many at a time
 
 
 def head_logits(model: nn.Module, hidden: Tensor) -> Tensor:

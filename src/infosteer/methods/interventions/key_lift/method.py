@@ -43,11 +43,12 @@ class Intervention(InterventionMethod):
     m = max(1, round(fraction * M)), or 0 for fraction 0.
 
     Symbols: k (..., M) key coefficients; ref: mean |k| with each entry keeping its sign (``magnitude_mean``), or the
-    signed mean, sign_i = 1 (``mean``); s: strength. Rows that ``tokens`` or the entropy bounds leave out stay as they
-    are.
+    signed mean, sign_i = 1 (``mean``); s: strength. Rows that ``tokens``, the entropy bounds or ``uncertain_from``
+    leave out stay as they are.
 
     Raises:
-        ConfigError: a setting out of its range, or entropy bounds in the wrong order.
+        ConfigError: a setting out of its range, entropy bounds in the wrong order, or ``uncertain_from`` where more
+            than training forwards are steered.
 
     Source: arXiv 2507.05158, section 4.1. ``preset("paper")`` is its formula to the letter; the default orders by
     magnitude, which is what its words ("minor coefficients") say.
@@ -71,6 +72,9 @@ class Intervention(InterventionMethod):
     )
     entropy_low: float = setting(0.0, "lift only rows whose key entropy / ln M is at least this", low=0, high=1)
     entropy_high: float = setting(1.0, "lift only rows whose key entropy / ln M is at most this", low=0, high=1)
+    uncertain_from: float = setting(
+        0.0, "lift only rows whose next token the model before training is at least so uncertain of, in nats", low=0
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,6 +84,13 @@ class Intervention(InterventionMethod):
                 where=f"{self.label()}.entropy_low",
                 got=f"{self.entropy_low} to {self.entropy_high}",
                 expected="entropy_low <= entropy_high",
+            )
+        if self.reads_base and self.scope != "train":
+            raise ConfigError(
+                "only in training are whole sequences at hand to ask the model before training about",
+                where=f"{self.label()}.scope",
+                got=self.scope,
+                expected="train, where uncertain_from is above 0",
             )
 
     @property
@@ -94,6 +105,10 @@ class Intervention(InterventionMethod):
     def selects(self) -> bool:
         return self.tokens == "answer"
 
+    @property
+    def reads_base(self) -> bool:
+        return self.uncertain_from > 0
+
     def edit(self, k: torch.Tensor, context: Context) -> torch.Tensor:
         lifted = intervene(k, **self._settings(context))
         if lifted is k:
@@ -103,6 +118,9 @@ class Intervention(InterventionMethod):
             lifted = torch.where(chosen.unsqueeze(-1), lifted, k)
         if context.counted is not None:
             lifted = torch.where(context.counted.reshape(*k.shape[:-1], 1), lifted, k)
+        if context.base_entropy is not None:
+            uncertain = context.base_entropy >= self.uncertain_from
+            lifted = torch.where(uncertain.reshape(*k.shape[:-1], 1), lifted, k)
         return lifted
 
     def edit_and_inject(
@@ -114,7 +132,7 @@ class Intervention(InterventionMethod):
         scale: torch.Tensor,
     ) -> torch.Tensor | None:
         normalization = penalty.entropy_normalization
-        if normalization is None or self._bounded or context.counted is not None:
+        if normalization is None or self._chooses_rows:
             return None
         if not kernels_take(k) and not eager_on_cpu(k):
             return None
@@ -123,7 +141,7 @@ class Intervention(InterventionMethod):
 
     @property
     def edit_gated(self) -> GatedEdit | None:
-        return None if self._bounded or self.selects else self._edit_gated
+        return None if self._chooses_rows else self._edit_gated
 
     def _edit_gated(
         self, gate: torch.Tensor, up: torch.Tensor, activation: str, context: Context, normalization: str | None
@@ -140,6 +158,11 @@ class Intervention(InterventionMethod):
             "detach_reference": self.detach_reference,
             "strength": context.strength,
         }
+
+    @property
+    def _chooses_rows(self) -> bool:
+        """Whether some rows are left out, which no kernel does."""
+        return self._bounded or self.selects or self.reads_base
 
     @property
     def _bounded(self) -> bool:
