@@ -3,8 +3,8 @@
 - ``render``: rewrite the generated parts of ``docs/evidence.md`` and the figures beside every study's results.
 - ``check``: change nothing; exit with 1 where the page says something else than the results. A test does the same.
 - ``pack STUDY FOLDER``: take the results and all finished trials of a sweep's folder into ``docs/evidence/STUDY``.
-- ``unpack STUDY FOLDER``: give a sweep's folder its finished trials back, so that
-  ``infosteer sweep evidence-STUDY --output FOLDER --update`` goes on from them.
+- ``unpack STUDY FOLDER``: give a sweep's folder its recipe and finished trials back, so that ``infosteer sweep RECIPE
+  --output FOLDER --update``, with the study's recipe, goes on from them.
 
 A generated part stands between ``<!-- evidence: STUDY PART -->`` and ``<!-- evidence: end -->``.
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import re
 import shutil
@@ -25,9 +26,6 @@ from typing import Any
 from evidence_descent import descent_table
 from evidence_dose import figure, mediation_table
 
-from infosteer.experiments.recipe import load_recipe
-from infosteer.experiments.rundir import write_recipe
-
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT / "docs" / "evidence"
 PAGE = ROOT / "docs" / "evidence.md"
@@ -35,6 +33,8 @@ PART = re.compile(r"<!-- evidence: (?P<study>[\w-]+) (?P<part>[\w-]+) -->\n.*?<!
 ALPHA = 0.05
 # Metric -> its words, the factor to show it with, digits. Text columns of the tables in this order.
 AXES = {
+    "strangers_recall/exact_match": ("strangers, recalled", 100, 1),
+    "strangers_questions/exact_match": ("strangers, asked", 100, 1),
     "new_people/exact_match": ("new people (ID)", 100, 1),
     "new_form/exact_match": ("new form", 100, 1),
     "new_word/exact_match": ("new word", 100, 1),
@@ -215,21 +215,19 @@ def pack(study: str, folder: Path) -> None:
     target = EVIDENCE / study
     target.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(folder / "results.json", target / "results.json")
+    outcomes = sorted(folder.glob("trials/*/outcomes/*/*.json"))
     with tarfile.open(target / "trials.tar.xz", "w:xz", preset=9) as archive:
-        for outcome in sorted(folder.glob("trials/*/outcomes/*/*.json")):
-            for file in (outcome.parents[2] / "recipe.yaml", outcome):
-                info = tarfile.TarInfo(str(file.relative_to(folder)))
-                data = file.read_bytes()
-                info.size = len(data)
-                archive.addfile(info, io.BytesIO(data))
+        for file in (folder / "recipe.yaml", *itertools.chain(*((o.parents[2] / "recipe.yaml", o) for o in outcomes))):
+            info = tarfile.TarInfo(str(file.relative_to(folder)))
+            data = file.read_bytes()
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
 
 
 def unpack(study: str, folder: Path) -> None:
-    """The finished trials of a committed study into a sweep's folder, with the recipe that makes it one."""
+    """The recipe and the finished trials of a committed study into a sweep's folder."""
     with tarfile.open(EVIDENCE / study / "trials.tar.xz", "r:xz") as archive:
         archive.extractall(folder, filter="data")
-    if not (folder / "recipe.yaml").is_file():
-        write_recipe(folder / "recipe.yaml", load_recipe(f"evidence-{study}").to_config())
 
 
 def _cell(study: Study, arm: str, metric: str) -> str:

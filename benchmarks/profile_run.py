@@ -30,7 +30,7 @@ PHASES = {
         ("infosteer.experiments.bench", "load_sets"),
     ],
     "checking methods": [("infosteer.experiments.bench", "check_methods")],
-    "loading the model": [("infosteer.training.sft", "load_model"), ("infosteer.training.sft", "load_tokenizer")],
+    "loading the model": [("infosteer.training.trainer", "load_model"), ("infosteer.training.sft", "load_tokenizer")],
     "tokenising": [("infosteer.training.sft", "encode_rows")],
     "training": [("transformers", "Trainer.train")],
     "training: forward and loss": [("trl", "SFTTrainer.compute_loss")],

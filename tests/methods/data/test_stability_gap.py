@@ -254,16 +254,16 @@ def test_relative_updates_by_layer() -> None:
 
 
 def test_a_run_reads_the_rows_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from infosteer.training import sft
+    from infosteer.training import sft, trainer
     from infosteer.training.settings import TrainSettings
 
     seen: list[list[int]] = []
 
-    def stop(trainer: Any) -> Any:
-        seen.append([int(i) for i in trainer._get_train_sampler(trainer.train_dataset)])
+    def stop(made: Any) -> Any:
+        seen.append([int(i) for i in made._get_train_sampler(made.train_dataset)])
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(sft, "load_model", lambda name, dtype: tiny())
+    monkeypatch.setattr(trainer, "load_model", lambda name, dtype: tiny())
     monkeypatch.setattr("infosteer.training.attach.attach", lambda trainer, *rest, **more: stop(trainer))
     for methods in ([StabilityGap(select="random", share=1, epochs=2)], []):
         settings = TrainSettings(per_device_train_batch_size=4, gradient_accumulation_steps=1)
