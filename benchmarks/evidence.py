@@ -25,6 +25,7 @@ from typing import Any
 
 from evidence_descent import descent_table
 from evidence_dose import figure, mediation_table
+from evidence_where import where_table
 
 ROOT = Path(__file__).resolve().parents[1]
 EVIDENCE = ROOT / "docs" / "evidence"
@@ -155,6 +156,11 @@ def descent(study: str) -> str:
     return descent_table(json.loads((EVIDENCE / study / "results.json").read_text(encoding="utf-8")))
 
 
+def where(study: str) -> str:
+    """What ``benchmarks/evidence_where.py`` found: whose key entropy steering raised."""
+    return where_table(json.loads((EVIDENCE / study / "results.json").read_text(encoding="utf-8")))
+
+
 PARTS: dict[str, Callable[[str], str]] = {
     "table": lambda study: table(Study(study)),
     "headroom": lambda study: headroom(Study(study)),
@@ -163,6 +169,7 @@ PARTS: dict[str, Callable[[str], str]] = {
     "mediation": lambda study: mediation(Study(study)),
     "gradient": gradient,
     "descent": descent,
+    "where": where,
 }
 
 

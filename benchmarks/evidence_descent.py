@@ -1,6 +1,6 @@
 """How fast each training's loss fell, beside what it then knew: ``python benchmarks/evidence_descent.py FOLDER``.
 
-FOLDER is that of the finished sweep ``evidence-confirm``, with the logs of its trials. Writes
+FOLDER is that of the finished sweep ``evidence-confirm`` where its trials were made: logs are not packed. Writes
 ``docs/evidence/descent/results.json``; ``python benchmarks/evidence.py`` shows it.
 """
 
@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from evidence_dose import rank_correlation
+
 OUTPUT = Path(__file__).resolve().parents[1] / "docs" / "evidence" / "descent" / "results.json"
 METRIC = "new_people/exact_match"
 HIGH, LOW = 1.0, 0.1  # nats: between them the answers of the training rows are learned
@@ -24,7 +26,7 @@ def crossing(curve: Sequence[tuple[int, float]], level: float) -> float | None:
     before: tuple[int, float] | None = None
     for step, loss in curve:
         if loss < level:
-            if before is None:
+            if before is None or loss <= 0:
                 return float(step)
             share = math.log(before[1] / level) / math.log(before[1] / loss)
             return before[0] + share * (step - before[0])
@@ -33,7 +35,7 @@ def crossing(curve: Sequence[tuple[int, float]], level: float) -> float | None:
 
 
 def descents(folder: Path) -> list[dict[str, Any]]:
-    """Arm, seed, score and steps from HIGH to LOW (None where LOW was not reached) of every final trial."""
+    """Of every final trial: arm, seed, score, steps from HIGH to LOW (None where LOW was not reached), last loss."""
     import pandas
 
     table = pandas.read_parquet(folder / "trials.parquet")
@@ -45,33 +47,33 @@ def descents(folder: Path) -> list[dict[str, Any]]:
         curve = [(event["step"], event["loss"]) for event in events if event["event"] == "train"]
         high, low = crossing(curve, HIGH), crossing(curve, LOW)
         steps = None if high is None or low is None else low - high
-        found.append({"arm": trial.arm, "seed": int(trial.seed), "score": trial.value, "steps": steps})
+        row = {"arm": trial.arm, "seed": int(trial.seed), "score": trial.value, "steps": steps, "last": curve[-1][1]}
+        found.append(row)
     return sorted(found, key=lambda row: (row["arm"], row["seed"]))
 
 
 def descent_table(results: dict[str, Any]) -> str:
-    """Each arm's usual descent beside that of its worst seed."""
-    heads = (
-        "arm",
-        "seeds",
-        "steps of descent, median",
-        "new people, median",
-        "worst seed: new people",
-        "its descent",
-    )
-    lines = [f"| {' | '.join(heads)} |"]
-    lines.append("|---|" + "---|" * (len(heads) - 1))
+    """Each arm's usual descent, its two longest ones with what came of them, and how descents go with scores."""
+    heads = ("arm", "seeds", "steps, median", "new people, median", "the two longest: steps, last loss, new people")
+    lines = [f"| {' | '.join((*heads, 'rank correlation of steps and new people'))} |", "|---|" + "---|" * len(heads)]
     for arm in dict.fromkeys(row["arm"] for row in results["trials"]):
         rows = [row for row in results["trials"] if row["arm"] == arm]
-        worst = min(rows, key=lambda row: row["score"])
-        last = max(row["steps"] for row in rows if row["steps"] is not None)
-        usual = median(math.inf if row["steps"] is None else row["steps"] for row in rows)
-        own = f"{worst['steps']:.0f}" if worst["steps"] is not None else f"not ended (longest other: {last:.0f})"
+        rows.sort(key=_length, reverse=True)
+        longest = [f"{_steps(row['steps'])}, {row['last']:.2f}, {100 * row['score']:.1f}" for row in rows[:2]]
+        usual, score = median(map(_length, rows)), median(row["score"] for row in rows)
+        together = rank_correlation([_length(row) for row in rows], [row["score"] for row in rows])
         lines.append(
-            f"| {arm} | {len(rows)} | {usual:.0f} | {100 * median(row['score'] for row in rows):.1f} | "
-            f"{100 * worst['score']:.1f} (seed {worst['seed']}) | {own} |"
+            f"| {arm} | {len(rows)} | {_steps(usual)} | {100 * score:.1f} | {'; '.join(longest)} | {together:+.2f} |"
         )
     return "\n".join([*lines, ""])
+
+
+def _length(row: dict[str, Any]) -> float:
+    return math.inf if row["steps"] is None else float(row["steps"])
+
+
+def _steps(length: float | None) -> str:
+    return "not ended" if length is None or length == math.inf else f"{length:.0f}"
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from scipy.stats import spearmanr
 from tests.scripts import load_script
@@ -181,17 +182,27 @@ def test_mediation_tells_a_common_cause_from_a_path(evidence: ModuleType, tmp_pa
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
-def test_the_descent_is_read_off_the_loss_and_a_run_that_never_ends_it_says_so() -> None:
+def test_the_descent_is_read_off_the_loss_and_where_it_does_not_end_the_table_says_so() -> None:
     script = load_script("evidence_descent")
     halving = [(10 * i, 4.0 * 0.5**i) for i in range(12)]  # below 1 after 20 steps, below 0.1 after log2(40) tens
     assert script.crossing(halving, 1.0) == pytest.approx(20.0)
     assert script.crossing(halving, 0.1) == pytest.approx(10 * np.log2(40))
     assert script.crossing(halving[:3], 0.1) is None
     assert script.crossing([(10, 0.5)], 1.0) == 10.0
-    rows = [
-        {"arm": "a", "seed": seed, "score": score, "steps": steps}
-        for seed, score, steps in ((1, 0.8, 30.0), (2, 0.7, 50.0), (3, 0.1, None))
-    ]
-    assert "| a | 3 | 50 | 70.0 | 10.0 (seed 3) | not ended (longest other: 50) |" in script.descent_table(
-        {"trials": rows}
-    )
+    assert script.crossing([(10, 0.5), (20, 0.0)], 0.1) == 20.0
+    ended = [("a", 1, 0.8, 30.0), ("a", 2, 0.7, 50.0), ("a", 3, 0.1, None), ("b", 1, 0.2, None)]
+    rows = [{"arm": arm, "seed": seed, "score": score, "steps": n, "last": 0.01} for arm, seed, score, n in ended]
+    table = script.descent_table({"trials": rows})
+    assert "| a | 3 | 50 | 70.0 | not ended, 0.01, 10.0; 50, 0.01, 70.0 | -1.00 |" in table
+    assert "| b | 1 | not ended | 20.0 | not ended, 0.01, 20.0 | +nan |" in table
+
+
+def test_tokens_are_grouped_by_uncertainty_and_every_arm_has_a_line() -> None:
+    script = load_script("evidence_where")
+    values = torch.tensor([5.0, 1.0, 4.0, 2.0, 3.0, 0.0, 7.0, 6.0])
+    assert [values[part].tolist() for part in script.groups(values)] == [[0, 1], [2, 3], [4, 5], [6, 7]]
+    changes = {"entropy": {"1": [0.1, 0.2, 0.3, 0.4], "2": [0.3, 0.2, 0.1, 0.0]}}
+    found = {"uncertainty": [[0, 1], [2, 3], [4, 5], [6, 7]], "changes": changes}
+    table = script.where_table({"texts": {"questions": found}})
+    assert "| questions | entropy | +0.200 (+0.100 to +0.300) | +0.200 (+0.200 to +0.200) |" in table
+    assert "| questions | (the base's uncertainty, nats) | 0.0 to 1.0 |" in table

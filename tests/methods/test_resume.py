@@ -18,6 +18,7 @@ from infosteer.experiments.run import run
 
 CONTROLS = [
     {"method": "key_lift", "fraction": 0.1, "tokens": "answer", "shield": True, "entropy_high": 0.95},
+    {"method": "key_lift", "fraction": 0.2, "uncertain_from": 5.0},
     {"method": "key_random", "fraction": 0.1},
     {"method": "key_damp", "fraction": 0.1, "strength": 0.5},
     {"method": "key_noise", "fraction": 0.1},
@@ -26,6 +27,7 @@ CONTROLS = [
     {"method": "key_norm"},
     {"method": "output_entropy"},
     {"method": "label_smoothing"},
+    {"method": "base_divergence", "weight": 0.1},
 ]
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from harness import Grads, build_trainer, rows
+from harness import Grads, build_trainer, rows, tiny_model, tiny_tokenizer
 from trl.trainer import utils
 
 from infosteer.errors import ConfigError
 from infosteer.training.compat import compact_loss
+from infosteer.training.settings import TrainSettings
+from infosteer.training.sft import train_sft
 
 
 @pytest.fixture
@@ -60,7 +62,7 @@ def test_logits_are_computed_where_labels_are_and_nowhere_else(scored: list[int]
     assert all(count > 1.2 * answers for count in everywhere)
 
 
-def test_a_batch_without_labels_costs_and_changes_nothing(tmp_path: Path) -> None:
+def test_a_batch_without_labels_costs_and_changes_nothing(scored: list[int], tmp_path: Path) -> None:
     trainer = build_trainer(str(tmp_path))
     ids = torch.full((2, 5), 7)
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.full_like(ids, -100)}
@@ -68,7 +70,33 @@ def test_a_batch_without_labels_costs_and_changes_nothing(tmp_path: Path) -> Non
         loss = trainer.compute_loss(trainer.model, batch)
         loss.backward()
     assert loss.item() == 0.0
+    assert scored == [0]
     assert all(p.grad is None or not p.grad.any() for p in trainer.model.parameters())
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_run_does_as_its_recipe_says(scored: list[int], wanted: bool, tmp_path: Path) -> None:
+    model = tiny_model()
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    settings = TrainSettings(
+        max_steps=2, per_device_train_batch_size=8, gradient_accumulation_steps=1, compact_loss=wanted, save_model=False
+    )
+    given = {"model": str(tmp_path / "model"), "rows": rows(), "methods": [], "seed": 1, "output_dir": tmp_path / "out"}
+    train_sft(settings=settings, **given).close()
+    answers = sum(len(row["completion"].split()) + 1 for row in rows())
+    assert len(scored) == 2
+    assert all((count == answers) is wanted for count in scored)
+
+
+def test_a_loss_that_asks_nobody_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="infosteer"), compact_loss(True):
+        pass
+    assert "compact_loss" in caplog.text
+    caplog.clear()
+    with caplog.at_level("WARNING", logger="infosteer"), compact_loss(True):
+        utils._use_triton(torch.device("cpu"))
+    assert not caplog.text
 
 
 def test_trl_is_as_it_was_even_after_an_error() -> None:

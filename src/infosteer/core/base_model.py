@@ -13,16 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from infosteer.core.ledger import Call
-from infosteer.models import CHUNK_ROWS, final_norm, head_logits
+from infosteer.errors import AttachError
+from infosteer.models import CHUNK_ROWS, final_norm, head_logits, output_head
 
 
 class BaseModel:
     """A frozen copy of a model that reads what the model reads, in evaluation mode.
 
     It costs the weights once more in memory, and a forward without gradient for each call.
+
+    Raises:
+        ArchitectureError: a model without a language-model head.
+        AttachError: weights that this process does not hold, or not yet.
     """
 
     def __init__(self, model: nn.Module) -> None:
+        refuse_absent(model)
         self._model = copy.deepcopy(model).requires_grad_(False).eval()
         # Trainers put functions in the place of a model's forward, and those call the model that they were made for.
         for module in self._model.modules():
@@ -31,20 +37,32 @@ class BaseModel:
         # The head is applied in chunks later on; nobody needs all logits at once.
         known = inspect.signature(self._model.forward).parameters
         self._settings: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in known else {}
+        output_head(self._model)
         final_norm(self._model).register_forward_hook(self._keep)
 
     @torch.no_grad()
     def hidden(self, call: Call) -> Tensor:
-        """Final hidden states of a call's tokens, (N, D)."""
+        """Final hidden states of a call's tokens, (N, D); computed once.
+
+        Raises:
+            AttachError: the call goes on from a cache.
+        """
         assert call.ids is not None
+        if call.base_hidden is not None:
+            return call.base_hidden
+        if call.continued:
+            raise AttachError(
+                "the model before training is asked about whole sequences, and this call goes on from a cache",
+                where="the model call",
+                got="past_key_values that hold tokens",
+                fix="call the model with the whole sequence",
+            )
         if next(self._model.parameters()).device != call.ids.device:
             self._model.to(call.ids.device)
-        inputs = {"input_ids": call.ids, "attention_mask": call.mask, "position_ids": call.positions}
-        given = {name: value for name, value in inputs.items() if value is not None}
-        self._model(**given, use_cache=False, **self._settings)
+        self._model(input_ids=call.ids, **call.inputs, use_cache=False, **self._settings)
         assert self._seen is not None
-        seen, self._seen = self._seen, None
-        return seen.reshape(-1, seen.shape[-1])
+        call.base_hidden, self._seen = self._seen.reshape(-1, self._seen.shape[-1]), None
+        return call.base_hidden
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
@@ -64,3 +82,22 @@ class BaseModel:
 
     def _keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._seen = output
+
+
+def refuse_absent(model: nn.Module) -> None:
+    """Refuses to copy a model whose weights are in shards or not loaded yet.
+
+    Raises:
+        AttachError: naming the first such parameter.
+    """
+    from torch.distributed.tensor import DTensor
+
+    for name, parameter in model.named_parameters():
+        sharded = isinstance(parameter, DTensor) or hasattr(parameter, "ds_id")
+        if sharded or parameter.is_meta:
+            raise AttachError(
+                "the model before training cannot be kept: this process does not hold its weights",
+                where=name,
+                got="a sharded parameter" if sharded else "a parameter without data",
+                fix="steer before the model is sharded, on processes that have all loaded it; ZeRO-3 is not covered",
+            )

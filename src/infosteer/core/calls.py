@@ -1,13 +1,14 @@
 """Which root forward a firing, a recompute or a loss belongs to.
 
 Open calls form a stack, since a hook may call the model inside its own forward. A recompute (activation
-checkpointing) runs inside a backward: it belongs to a call that was coupled to the loss of that backward, else to the
-last forward that ran with gradients. A loss belongs to the calls that its graph reaches: the nodes of their outputs
-carry a tag.
+checkpointing) runs inside a backward: it belongs to the call whose output that backward has last gone through (autograd
+runs the nodes of later forwards first), else to a call that was coupled to its loss, else to the last forward that ran
+with gradients. A loss belongs to the calls that its graph reaches: the nodes of their outputs carry a tag.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import sys
 import threading
@@ -33,6 +34,7 @@ class Calls:
         self._stack: list[_Opened] = []
         self._pending: list[Call] = []
         self._backward: tuple[int, Sequence[Call]] = (-1, ())
+        self._inside: tuple[int, Call | None] = (-1, None)  # a backward, and the call that it has come to
 
     @property
     def current(self) -> Call | None:
@@ -84,6 +86,7 @@ class Calls:
         for tensor in _tensors(output):
             if tensor.grad_fn is not None:
                 _metadata(tensor.grad_fn)[_TAG] = call.number
+                tensor.grad_fn.register_prehook(functools.partial(self._come_to, call))
         self._pending = [*self._pending, call][-_MOST_PENDING:]
 
     def take(self, loss: Tensor) -> list[Call]:
@@ -97,7 +100,7 @@ class Calls:
 
     def forget_waiting(self) -> None:
         """An optimizer has stepped: losses of earlier forwards will not come any more."""
-        self._pending = []
+        self._pending, self._inside = [], (-1, None)
 
     def begin_backward(self, calls: Sequence[Call]) -> None:
         """The backward of a loss begins; recomputes in it belong to these calls."""
@@ -109,12 +112,20 @@ class Calls:
             return self._stack[-1].call
         if torch.compiler.is_compiling() or not in_backward():
             return None
+        now = torch._C._current_graph_task_id()
+        task, inside = self._inside
+        if task == now and inside is not None and inside.matches(k):
+            return inside
         task, calls = self._backward
-        if task == torch._C._current_graph_task_id():
+        if task == now:
             for call in calls:
                 if call.matches(k):
                     return call
         return self.last
+
+    def _come_to(self, call: Call, *_: Any) -> None:
+        """A backward goes through an output of a call."""
+        self._inside = (torch._C._current_graph_task_id(), call)
 
 
 class _Opened:

@@ -44,9 +44,12 @@ class Call:
         begun: indices of those that know already that it begins.
         draws: a method in it draws random numbers.
         ids, mask, positions: the inputs of those names, (B, T), where the model got them.
+        inputs: what the model was called with beside the tokens and is needed to read them as it does.
+        continued: the tokens follow others that a cache holds.
         marks: (B, T) by method, see :mod:`infosteer.core.marks`.
         keys: (N,) int64, see ``Context.keys``.
-        uncertainty: asks the model before training for ``Context.base_entropy`` of this call, where a method reads it.
+        uncertainty: asks the model before training for ``Context.base_entropy``; None where no edit reads it.
+        base_hidden: (N, D) final hidden states of the model before training, once it was asked.
         hidden: final hidden states (..., D), where a method reads them.
         rows: (N,) bool, rows that carry loss; None counts every row.
         scales: gradient scale by (method, coefficient, device), filled when the loss's backward begins.
@@ -70,9 +73,12 @@ class Call:
     ids: Tensor | None = None
     mask: Tensor | None = None
     positions: Tensor | None = None
+    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    continued: bool = False
     marks: dict[str, Tensor] = dataclasses.field(default_factory=dict)
     keys: Tensor | None = None
     uncertainty: Callable[[Call], Tensor] | None = None
+    base_hidden: Tensor | None = None
     hidden: Tensor | None = None
     rows: Tensor | None = None
     from_labels: bool = False
@@ -121,6 +127,10 @@ class Call:
         if ids is None or self.ids is not None:
             return
         self.ids = ids
+        given = {"attention_mask": mask, "position_ids": kwargs.get("position_ids")}
+        self.inputs = {name: value for name, value in given.items() if value is not None}
+        length = getattr(kwargs.get("past_key_values"), "get_seq_length", None)
+        self.continued = length is not None and length() > 0
         self.mask = mask if isinstance(mask, Tensor) and mask.shape == ids.shape else None
         self.positions = positions.expand(ids.shape) if positions is not None and self.mask is None else None
         if self.draws:
@@ -134,21 +144,20 @@ class Call:
         return self.keys.to(k.device)
 
     @torch.compiler.disable
-    def base_entropy(self, k: Tensor) -> Tensor | None:
+    def base_entropy(self, k: Tensor) -> Tensor:
         """(N,) fp32, see ``Context.base_entropy``, for the rows of k (..., M); asked once for all sites of the call.
 
         Raises:
             AttachError: the model was called without token numbers, or its layers see other positions.
         """
-        if self.uncertainty is None:
-            return None
+        assert self.uncertainty is not None, "an edit reads it"
         count = k.numel() // k.shape[-1]
         if self.ids is None or self.ids.numel() != count:
             raise AttachError(
                 "the model before training can only be asked about the tokens that the layers see",
                 where="the model call",
                 got="no input_ids" if self.ids is None else f"{self.ids.numel()} tokens, {count} rows",
-                fix="call the model with input_ids of the whole sequence, or set uncertain_from to 0",
+                fix="call the model with input_ids, without virtual tokens, or set uncertain_from to 0",
             )
         if self._base_entropy is None:
             self._base_entropy = self.uncertainty(self)

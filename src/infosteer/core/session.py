@@ -259,7 +259,7 @@ class Session:
             values=training and self.values,
             evaluation=not self.model.training and not self._paused,
             draws=any(method.random for method in self.methods),
-            uncertainty=None if self.applied.base is None else self.applied.base.entropy,
+            uncertainty=self.applied.base.entropy if training and self.applied.base is not None else None,
         )
         call.observed = self.probes.looking(call)
         if training:

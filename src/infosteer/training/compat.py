@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import itertools
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from infosteer.core.params import Loop
 from infosteer.errors import AttachError, ConfigError
 
+logger = logging.getLogger(__name__)
 PACKAGES = ("infosteer", "torch", "transformers", "trl", "peft", "accelerate", "datasets")
 
 
@@ -55,9 +57,9 @@ def compact_loss(wanted: bool) -> Iterator[None]:
     TRL multiplies hidden states with the output embeddings inside its loss: on a GPU where a label is, elsewhere at
     every position, for accelerators that compile anew for every shape. A CPU does not, and with short answers behind
     long prompts most of that work is for positions without loss. Left out are terms that are zero: loss and gradients
-    are the same up to rounding.
+    are the same up to rounding. A warning says so where no loss has asked.
 
-    Raises: ConfigError where this version of TRL decides in another way.
+    Raises: ConfigError where this version of TRL does not let others decide.
     """
     if not wanted:
         yield
@@ -73,7 +75,11 @@ def compact_loss(wanted: bool) -> Iterator[None]:
             fix="leave it off, or install TRL as in requirements.lock",
         )
 
+    asked = False
+
     def at_labels(device: torch.device) -> bool:
+        nonlocal asked
+        asked = True
         return device.type == "cpu" or decide(device)
 
     utils._use_triton = at_labels
@@ -81,6 +87,8 @@ def compact_loss(wanted: bool) -> Iterator[None]:
         yield
     finally:
         utils._use_triton = decide
+    if not asked:
+        logger.warning("train.compact_loss had no effect: the trainer's loss computes its logits in another way")
 
 
 def is_measured_step(trainer: Any) -> bool:
