@@ -142,6 +142,7 @@ def test_a_failed_arm_shows_the_others_and_exits_with_1(infosteer: Call, recipe:
     code, out, err = infosteer("run", recipe, "-o", tmp_path / "out", wild, "train.max_steps=2")
     assert code == 1
     assert "1 of 3 trainings failed" in err
+    assert "fix: lower the learning rate or the strength" in err
     assert "mean by arm" in out
     assert "wild, seed 1" in out
 

@@ -130,7 +130,11 @@ class Effects:
                 fix="call the model that was given to steer() in training mode, with gradients enabled",
             )
         if isinstance(method, InterventionMethod) and self.edits_changed is False and method.scope != "evaluation":
-            raise NoEffectError("the interventions changed no coefficient in the first training batch", where=where)
+            raise NoEffectError(
+                "the interventions changed no coefficient in the first training batch",
+                where=where,
+                fix="a larger fraction, another alpha, or bounds on rows that some row of a batch meets",
+            )
         if isinstance(method, (PenaltyMethod, LossMethod)) and index not in self._in_loss:
             raise NoEffectError(
                 "the penalty was never added to a loss"

@@ -112,7 +112,7 @@ class Run:
         if base_missing and self.main:  # before the arms: their utilisation is over the facts that the base stores
             base = self._evaluate_base()
         self.stored = (base or {}).get("stored", {})
-        failures = []
+        failures: dict[str, InfoSteerError] = {}
         for arm, seed in todo:
             try:
                 self._train(arm, seed)
@@ -120,15 +120,18 @@ class Run:
                 if self.processes > 1:  # the other ranks wait in a collective: the launcher must end them
                     raise
                 self._record_failure(arm, seed, error)
-                failures.append(f"{arm}, seed {seed}: {error.what}")
+                failures[f"{arm}, seed {seed}"] = error
         if self.main and (not todo or not self.folder.results_file.is_file()):
             write_results(self.recipe, self.folder)
         if failures:
             raise RunError(
                 f"{len(failures)} of {trainings} trainings failed; the results hold the others.",
                 where=self.folder.results_file,
-                got="; ".join(failures),
-                fix="lower the learning rate or the method's strength; the same command tries the failed ones again",
+                got="; ".join(f"{place}: {error.what}" for place, error in failures.items()),
+                fix="; ".join(
+                    dict.fromkeys(str(error.fix or f"see docs/errors/{error.page}.md") for error in failures.values())
+                )
+                + "; the same command tries the failed ones again",
             )
 
     def _evaluate_base(self) -> dict[str, Any]:
