@@ -53,12 +53,18 @@ UNSHOWN = ("new_people/answer_nll", "new_people/calibration_error")  # in the fi
 MEDIATED = ("new_people/exact_match", "new_form/exact_match", "new_attribute/exact_match", "recall/exact_match")
 
 
+def read_results(study: str) -> dict[str, Any]:
+    """A committed study's results, a sweep's or those of a script of its own."""
+    found: dict[str, Any] = json.loads((EVIDENCE / study / "results.json").read_text(encoding="utf-8"))
+    return found
+
+
 class Study:
     """A committed sweep."""
 
     def __init__(self, name: str) -> None:
         self.name, self.folder = name, EVIDENCE / name
-        self.results: dict[str, Any] = json.loads((self.folder / "results.json").read_text(encoding="utf-8"))
+        self.results = read_results(name)
         self.baseline = self.results["sweep"]["baseline"]
         self.means = {(row["arm"], row["metric"]): row for row in self.results["summary"]}
         self.pairs = {(row["arm"], row["metric"]): row for row in self.results["comparisons"]}
@@ -130,9 +136,8 @@ def verdicts(study: Study) -> str:
     return "\n".join([*lines, ""])
 
 
-def gradient(study: str) -> str:
+def gradient(found: Mapping[str, Any]) -> str:
     """What ``benchmarks/mechanism.py`` found: the share of gradient energy on overwritten entries, and the turn."""
-    found = json.loads((EVIDENCE / study / "results.json").read_text(encoding="utf-8"))
     lines = [
         "| intervention | energy on the entries, before | after | cosine of the FFN gradients | loss change, nats |"
     ]
@@ -151,25 +156,15 @@ def mediation(study: Study) -> str:
     return mediation_table(study.results, study.baseline, study.arms, axes)
 
 
-def descent(study: str) -> str:
-    """What ``benchmarks/evidence_descent.py`` found: how fast losses fell, in seeds that ended well and badly."""
-    return descent_table(json.loads((EVIDENCE / study / "results.json").read_text(encoding="utf-8")))
-
-
-def where(study: str) -> str:
-    """What ``benchmarks/evidence_where.py`` found: whose key entropy steering raised."""
-    return where_table(json.loads((EVIDENCE / study / "results.json").read_text(encoding="utf-8")))
-
-
 PARTS: dict[str, Callable[[str], str]] = {
     "table": lambda study: table(Study(study)),
     "headroom": lambda study: headroom(Study(study)),
     "chosen": lambda study: chosen(Study(study)),
     "verdicts": lambda study: verdicts(Study(study)),
     "mediation": lambda study: mediation(Study(study)),
-    "gradient": gradient,
-    "descent": descent,
-    "where": where,
+    "gradient": lambda study: gradient(read_results(study)),
+    "descent": lambda study: descent_table(read_results(study)),
+    "where": lambda study: where_table(read_results(study)),
 }
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from infosteer.core.ledger import Call
+from infosteer.core.sharding import refuse_absent
 from infosteer.errors import AttachError
 from infosteer.models import CHUNK_ROWS, final_norm, head_logits, output_head
 
@@ -82,22 +83,3 @@ class BaseModel:
 
     def _keep(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._seen = output
-
-
-def refuse_absent(model: nn.Module) -> None:
-    """Refuses to copy a model whose weights are in shards or not loaded yet.
-
-    Raises:
-        AttachError: naming the first such parameter.
-    """
-    from torch.distributed.tensor import DTensor
-
-    for name, parameter in model.named_parameters():
-        sharded = isinstance(parameter, DTensor) or hasattr(parameter, "ds_id")
-        if sharded or parameter.is_meta:
-            raise AttachError(
-                "the model before training cannot be kept: this process does not hold its weights",
-                where=name,
-                got="a sharded parameter" if sharded else "a parameter without data",
-                fix="steer before the model is sharded, on processes that have all loaded it; ZeRO-3 is not covered",
-            )

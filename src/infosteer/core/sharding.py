@@ -69,6 +69,23 @@ def steps_on_partitions(model: nn.Module, optimizer: torch.optim.Optimizer) -> b
     return False
 
 
+def refuse_absent(model: nn.Module) -> None:
+    """Refuses to keep a copy of a model whose weights are in shards or not loaded yet.
+
+    Raises:
+        AttachError: naming the first such parameter.
+    """
+    for name, parameter in model.named_parameters():
+        sharded = is_sharded(parameter) or hasattr(parameter, "ds_id")  # the latter: ZeRO-3
+        if sharded or parameter.is_meta:
+            raise AttachError(
+                "the model before training cannot be kept: this process does not hold its weights",
+                where=name,
+                got="a sharded parameter" if sharded else "a parameter without data",
+                fix="steer before the model is sharded, on processes that have all loaded it; ZeRO-3 is not covered",
+            )
+
+
 def is_sharded(parameter: Any) -> bool:
     """Whether a parameter is a DTensor, of which this process may hold a part only."""
     return getattr(parameter, "placements", None) is not None
