@@ -293,6 +293,9 @@ def main() -> int:
     if arguments.verb in ("pack", "unpack"):
         if arguments.study is None or arguments.folder is None:
             parser.error(f"{arguments.verb} needs a study and a sweep's folder")
+        packed = sorted(path.parent.name for path in EVIDENCE.glob("*/trials.tar.xz"))
+        if arguments.verb == "unpack" and arguments.study not in packed:
+            parser.error(f"no trials are packed of {arguments.study}; there are those of {', '.join(packed)}")
         (pack if arguments.verb == "pack" else unpack)(arguments.study, arguments.folder)
         return 0
     text = PAGE.read_text(encoding="utf-8")

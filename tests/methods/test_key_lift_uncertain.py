@@ -162,6 +162,10 @@ def test_what_cannot_be_kept_is_refused_when_steering_begins() -> None:
     with pytest.raises(AttachError, match="does not hold its weights") as caught:
         BaseModel(model)
     assert "lm_head" in str(caught.value)
+    sharded = llama()
+    sharded.lm_head.weight.placements = ()  # what tells a DTensor
+    with pytest.raises(AttachError, match="a sharded parameter"):
+        infosteer.steer(sharded, [method])
     with pytest.raises(ArchitectureError, match="language-model head"), infosteer.steer(llama().model, [method]):
         pass
 
