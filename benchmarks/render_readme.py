@@ -3,8 +3,8 @@
 The only sources are the ``results.json`` files under ``docs/evidence``; without them the places stay empty. ``--check``
 changes nothing and exits with 1 when a page says something else than the results. A test compares them too.
 
-Places: between ``<!-- demo-table:begin -->`` and ``<!-- demo-table:end -->``, and after ``<!-- measured: demo ARM -->``
-up to ``<!-- measured: end -->``, which is added where it is missing.
+Places: between ``<!-- demo-table:begin -->`` and ``<!-- demo-table:end -->``, and after ``<!-- measured: STUDY ARM
+-->`` up to ``<!-- measured: end -->``, which is added where it is missing; STUDY is the demo or another folder with results.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "docs" / "evidence" / "demo" / "results.json"
-OVERHEAD = ROOT / "docs" / "evidence" / "overhead" / "results.json"
-METHODS = ROOT / "docs" / "evidence" / "methods-cost" / "results.json"
+EVIDENCE = ROOT / "docs" / "evidence"
+RESULTS = EVIDENCE / "demo" / "results.json"
+OVERHEAD = EVIDENCE / "overhead" / "results.json"
+METHODS = EVIDENCE / "methods-cost" / "results.json"
 TABLE = re.compile(r"(?<=<!-- demo-table:begin -->\n).*?(?=<!-- demo-table:end -->)", re.DOTALL)
 COST = re.compile(r"(?<=<!-- overhead-table:begin -->\n).*?(?=<!-- overhead-table:end -->)", re.DOTALL)
 EACH = re.compile(r"(?<=<!-- methods-cost:begin -->\n).*?(?=<!-- methods-cost:end -->)", re.DOTALL)
 CARD = re.compile(
-    r"<!-- measured: demo (?P<arm>[\w-]+) -->(?:(?:(?!<!-- measured: ).)*<!-- measured: end -->)?", re.DOTALL
+    r"<!-- measured: (?P<study>[\w-]+) (?P<arm>[\w-]+) -->(?:(?:(?!<!-- measured: ).)*<!-- measured: end -->)?",
+    re.DOTALL,
 )
 # Measure -> its words, the factor to show it with, digits.
 SHOWN = {
@@ -34,6 +36,7 @@ SHOWN = {
     "nll": ("loss on the text, nats a token", 1.0, 3),
     "bits_per_byte": ("loss on the text, bits a byte", 1.0, 3),
 }
+BRIEFLY = ("exact_match", "nll")  # of a sweep, whose sets are many and whose other measures stand on the evidence page
 
 
 def pages() -> list[Path]:
@@ -48,7 +51,9 @@ def pages() -> list[Path]:
 def render(text: str, results: Mapping[str, Any] | None) -> str:
     """A page's text with its measured places filled, or emptied where there are no results.
 
-    Raises: KeyError for a card that names an arm which the results do not have.
+    ``results`` are the demo's; those of other studies are read from their folders.
+
+    Raises: KeyError for a card that names an arm which the results do not have; OSError for one without results.
     """
     table = demo_table(results) if results else ""
     text = TABLE.sub(lambda _: table, text)
@@ -58,8 +63,11 @@ def render(text: str, results: Mapping[str, Any] | None) -> str:
     text = EACH.sub(lambda _: each, text)
 
     def card(match: re.Match[str]) -> str:
-        marker = f"<!-- measured: demo {match['arm']} -->"
-        return f"{marker}\n{arm_table(results, match['arm'])}<!-- measured: end -->" if results else marker
+        study, arm = match["study"], match["arm"]
+        marker = f"<!-- measured: {study} {arm} -->"
+        path = EVIDENCE / study / "results.json"
+        found = results if study == "demo" else json.loads(path.read_text(encoding="utf-8"))
+        return f"{marker}\n{arm_table(found, arm)}<!-- measured: end -->" if found else marker
 
     return CARD.sub(card, text)
 
@@ -127,6 +135,8 @@ def arm_table(results: Mapping[str, Any], arm: str) -> str:
     """
     means, differences, metrics = _index(results)
     metrics = [metric for metric in metrics if (arm, metric) in differences]
+    if "sweep" in results:
+        metrics = [metric for metric in metrics if _measure(metric) in BRIEFLY]
     if not metrics:
         raise KeyError(f"the results compare no arm '{arm}'")
     baseline = differences[arm, metrics[0]]["baseline"]
@@ -134,9 +144,8 @@ def arm_table(results: Mapping[str, Any], arm: str) -> str:
     for metric in metrics:
         pair = differences[arm, metric]
         before, after = (_number(metric, means[name, metric]["mean"]) for name in (baseline, arm))
-        lines.append(
-            f"| {_label(metric)} | {before} | {after} | {_difference(metric, pair)} | {_p_value(pair['p_value'])} |"
-        )
+        p_value = _p_value(pair.get("p_holm", pair["p_value"]))
+        lines.append(f"| {_label(metric)} | {before} | {after} | {_difference(metric, pair)} | {p_value} |")
     return "\n".join([*lines, "", _caption(results), ""])
 
 
@@ -172,7 +181,9 @@ def _difference(metric: str, pair: Mapping[str, Any]) -> str:
     return f"{_number(metric, pair['difference'], '+')} ({_span(metric, pair, '+')})"
 
 
-def _p_value(value: float) -> str:
+def _p_value(value: float | None) -> str:
+    if value is None:  # not ranked
+        return "-"
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -184,7 +195,10 @@ def _caption(results: Mapping[str, Any]) -> str:
     says = [f"{seeds} seed" + ("s" if seeds > 1 else ""), "95 % intervals in brackets"]
     if pairs:
         says.append(f"signed numbers are differences from {pairs[0]['baseline']}, paired by seed and example")
-    says += results.get("notes", [])
+    if "sweep" in results:
+        says.append("p corrected (Holm) as docs/evidence.md says")
+    else:
+        says += results.get("notes", [])
     return "; ".join(says) + f". Measured with {packages} on {facts['cpu_cores']} CPU cores."
 
 

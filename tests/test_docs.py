@@ -365,3 +365,18 @@ def test_rendering_of_results() -> None:
     assert "right answers" not in render.render(full, None)
     with pytest.raises(KeyError, match="no arm 'lift'"):
         render.render(page, {**made_up_results(), "comparisons": []})
+
+
+def test_cards_show_other_studies_with_corrected_p_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    render, results = renderer(), made_up_results()
+    for pair, p_holm in zip(results["comparisons"], (0.5, None), strict=True):
+        pair["p_holm"] = p_holm
+    (tmp_path / "main").mkdir()
+    (tmp_path / "main" / "results.json").write_text(json.dumps({**results, "sweep": {}}))
+    monkeypatch.setattr(render, "EVIDENCE", tmp_path)
+    card = render.render("<!-- measured: main lift -->\n", None)
+    assert "| `people`: right answers, % | 50.0 | 51.2 | +1.2 (+0.0 to +2.5) | 0.500 |" in card
+    assert "loss on the answer" not in card
+    assert "not corrected" not in card
+    with pytest.raises(KeyError, match="no arm 'other'"):
+        render.render("<!-- measured: main other -->\n", None)
