@@ -3,9 +3,9 @@
 The only sources are the ``results.json`` files under ``docs/evidence``; without them the places stay empty. ``--check``
 changes nothing and exits with 1 when a page says something else than the results. A test compares them too.
 
-Places: between ``<!-- demo-table:begin -->`` and ``<!-- demo-table:end -->``, and after ``<!-- measured:
-STUDY ARM -->`` up to ``<!-- measured: end -->``, which is added where it is missing; STUDY is the demo or another folder
-with results.
+Places: between ``<!-- demo-table:begin -->`` and ``<!-- demo-table:end -->``, and from
+``<!-- measured: STUDY ARM -->`` to ``<!-- measured: end -->``, which is added where it is missing.
+STUDY is the demo or another folder with results.
 """
 
 from __future__ import annotations
