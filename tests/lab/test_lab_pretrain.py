@@ -240,7 +240,6 @@ def test_another_family_pretrains_and_its_ffn_is_found(tmp_path):
     ("settings", "named"),
     [
         ({"family": "mamba"}, "mamba"),
-        ({"family": "gpt2", "architecture": GPT2, "optimizer": "muon"}, "muon for gpt2"),
         ({"family": "gpt2", "architecture": {**GPT2, "intermediate_size": 32}}, "intermediate_size"),
     ],
 )

@@ -190,16 +190,24 @@ def test_two_runs_agree_and_a_resumed_one_too(tmp_path) -> None:
         run_pretrain({**recipe(), "data": {"lab": "reasoning", "rare_share": 0.5}}, tmp_path / "new")
 
 
-def test_muon_moves_the_matrices_of_the_layers_and_adamw_the_rest(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("family", "architecture", "block", "count"),
+    [
+        ("llama", TINY["architecture"], ".layers.", 7),
+        ("gpt2", {"n_embd": 16, "n_inner": 32, "n_layer": 1, "n_head": 2}, ".h.", 4),
+    ],
+)
+def test_muon_moves_the_matrices_of_the_layers_and_adamw_the_rest(tmp_path, family, architecture, block, count) -> None:
     from infosteer.training.pretrain import _Run
 
-    run = _Run(config_from_recipe(recipe()), tmp_path)
+    chosen = {"family": family, "architecture": architecture}
+    run = _Run(config_from_recipe(recipe(**chosen)), tmp_path)
     names = {id(p): name for name, p in run.model.named_parameters()}
     muon, adamw = ([names[id(p)] for group in one.param_groups for p in group["params"]] for one in run.optimizers)
     assert sorted([*muon, *adamw]) == sorted(names.values())
-    assert all(".layers." in name and "norm" not in name for name in muon)
-    assert len(muon) == 7
-    plain = _Run(config_from_recipe(recipe(optimizer="adamw")), tmp_path)
+    assert all(block in name and "norm" not in name and "ln_" not in name for name in muon)
+    assert len(muon) == count
+    plain = _Run(config_from_recipe(recipe(**chosen, optimizer="adamw")), tmp_path)
     assert [type(one).__name__ for one in plain.optimizers] == ["AdamW"]
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +22,9 @@ from infosteer.errors import ConfigError, NonFiniteLossError
 from infosteer.training.pretrain_checkpoint import read_checkpoint, write_checkpoint
 from infosteer.training.pretrain_config import PretrainConfig, config_from_recipe
 from infosteer.training.pretrain_corpora import IGNORED, make_corpus
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -221,7 +224,7 @@ class _Run:
         logger.info("resumed at step %d", self.step)
 
 
-def make_optimizers(model: torch.nn.Module, config: PretrainConfig) -> list[torch.optim.Optimizer]:
+def make_optimizers(model: PreTrainedModel, config: PretrainConfig) -> list[torch.optim.Optimizer]:
     """AdamW alone, or Muon for the layers' matrices (with steps as large as AdamW's) and AdamW for the rest.
 
     Raises: ConfigError where this torch has no Muon.
@@ -229,13 +232,15 @@ def make_optimizers(model: torch.nn.Module, config: PretrainConfig) -> list[torc
     rate, decay = config.stages[0]["learning_rate"], config.weight_decay
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
-    inner = [p for name, p in model.named_parameters() if p.ndim > 1 and ".layers." in name]
+    tables = [m for m in model.modules() if isinstance(m, torch.nn.Embedding) or m is model.get_output_embeddings()]
+    outer = {id(p) for table in tables for p in table.parameters()}
+    inner = [p for p in matrices if id(p) not in outer]
     found: list[torch.optim.Optimizer] = []
     if config.optimizer == "muon":
         if "Muon" not in dir(torch.optim):
             raise ConfigError("This torch has no Muon.", where="train.optimizer", got=torch.__version__, expected="2.9")
         found.append(torch.optim.Muon(inner, lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
-        matrices = [p for p in matrices if all(p is not other for other in inner)]
+        matrices = [p for p in matrices if id(p) in outer]
     groups = [{"params": matrices, "weight_decay": decay}, {"params": vectors, "weight_decay": 0.0}]
     return [*found, torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=True)]
 

@@ -13,8 +13,7 @@ from infosteer.lab.facts import PEOPLE, WORLD_SEED
 from infosteer.lab.reasoning import Settings
 from infosteer.lab.tokenizer import VOCABULARY
 
-MUON_FAMILIES = ("llama", "gemma", "qwen2")  # their layers are called ``layers`` and hold linear layers
-FAMILIES = (*MUON_FAMILIES, "gpt2")
+FAMILIES = ("llama", "gemma", "qwen2", "gpt2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +55,6 @@ class PretrainConfig(abc.ABC):
                 where="train.family",
                 got=self.family,
                 expected=", ".join(FAMILIES),
-            )
-        if self.optimizer == "muon" and self.family not in MUON_FAMILIES:
-            raise ConfigError(
-                "Muon takes the matrices of linear layers, which this family does not have.",
-                where="train.optimizer",
-                got=f"muon for {self.family}",
-                expected=f"adamw, or one of {', '.join(MUON_FAMILIES)}",
             )
         if not self.stages:
             raise ConfigError("Pretraining needs at least one stage.", where="train.stages")
