@@ -138,6 +138,16 @@ def in_turn(steps: Mapping[str, Step], rounds: int, before: Step = lambda: None)
     return found
 
 
+def environment() -> dict[str, str]:
+    """What the times depend on besides the shape."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "back end": describe()["cpu"],
+    }
+
+
 def write_json(result: Mapping[str, Any], file: Path | None) -> None:
     """Writes a result to a file, where one is asked for."""
     if file is not None:
@@ -224,12 +234,7 @@ def main(arms: Mapping[str, Builder], script: str, description: str | None) -> N
         "shape": {name: getattr(options, name) for name in shape},
         "compile": options.compile,
         "rounds": options.rounds,
-        "environment": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "back end": describe()["cpu"],
-        },
+        "environment": environment(),
         "time": measure_time(arms, options),
         "memory": measure_memory(arms, script, options) if options.memory_runs else {},
     }

@@ -106,6 +106,7 @@ TABLES: dict[str, Callable[[Measured], str]] = {
     "tokens": sizes,
     "layers": sizes,
     "processes": processes,
+    "compact-loss": arms,
     "run-profile": phases,
 }
 FOLDERS = {"ops-shapes": "ops"}

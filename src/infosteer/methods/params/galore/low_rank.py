@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from infosteer.core.params import Handle, Loop
+from infosteer.core.sharding import is_sharded
 from infosteer.core.updates import left_out, weight_decay
 from infosteer.errors import AttachError
 from infosteer.methods.params.galore.early import EarlySteps
@@ -275,7 +276,7 @@ def _refuse(optimizer: torch.optim.Optimizer, parameter: nn.Parameter, group: di
         what, got = "the optimizer holds moments of whole gradients", ", ".join(whole)
     elif group.get("lr") is None:
         what, got = "the optimizer chooses its own rate", type(optimizer).__name__
-    elif type(parameter.data).__name__ == "DTensor":
+    elif is_sharded(parameter):
         what, got = "the parameters are sharded", "DTensor"
     else:
         return
