@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from operator import itemgetter
 
 import pytest
 
@@ -23,7 +24,7 @@ from infosteer.lab.facts import (
 from infosteer.lab.questions import AXES, NEW_FORMS, SEEN_FORMS, prompt
 from infosteer.lab.words import ATTRIBUTES, FIRST_NAMES, SURNAMES
 
-QUESTION_SETS = [f"facts/{name}" for name in AXES]
+QUESTION_SETS = [*(f"facts/{name}" for name in AXES), "facts/two_hop"]
 ANSWERED = [*QUESTION_SETS, "facts/recall", "facts/recall_unasked"]
 
 
@@ -193,6 +194,33 @@ def test_sft_rows() -> None:
     assert load("facts", limit=7) == load("facts")[:7]
 
 
+def test_two_hops_name_somebody_else_who_has_another_value() -> None:
+    people = {person.name: person for person in make_world().people}
+    pattern = re.compile(
+        r"Question: The (\w+) of (\w+ \w+) is (\w+ \w+)\. What is the ([\w ]+) of (\w+ \w+)'s (\w+)\?\nAnswer:"
+    )
+    test = {person.name for person in make_world().test}
+    rows = load("facts/two_hop")
+    assert len(rows) == len({(row["person"], row["attribute"]) for row in rows}) == len(test) * 5
+    for row in rows:
+        link, start, meant, _, again, asked = pattern.fullmatch(row["prompt"]).groups()
+        assert (link, start, meant) == (asked, again, row["person"])
+        assert {start, meant} <= test
+        assert people[start].facts[row["attribute"]] != row["answer"] == people[meant].facts[row["attribute"]]
+
+
+def test_practice_in_two_hops_comes_on_top() -> None:
+    plain, both = load("facts", seed=5, people=7), load("facts", seed=5, people=7, two_hop=3)
+    key = itemgetter("prompt")
+    hops = [row for row in both if ". What" in row["prompt"]]
+    assert sorted((row for row in both if row not in hops), key=key) == sorted(plain, key=key)
+    assert len(hops) == 7 * 5 * 3
+    pool = {person.name for person in make_world().pool}
+    named = {name for row in hops for name in re.findall(r"[A-Z]\w+ [A-Z]\w+(?= is|'s|\.)", row["prompt"])}
+    assert named <= pool
+    assert len(named) == 7
+
+
 def test_evaluation_sets_do_not_depend_on_the_seed() -> None:
     for key in KEYS:
         if key not in ("facts", "facts/texts", "facts/strangers", "reasoning"):
@@ -220,6 +248,8 @@ def test_loading_a_set_leaves_the_global_random_state_alone() -> None:
         ("facts", {"people": 0}, "1 to 800"),
         ("facts", {"questions": 7}, "1 to 6"),
         ("facts", {"questions": 1.5}, "whole number"),
+        ("facts", {"two_hop": 7}, "0 to 6"),
+        ("facts", {"two_hop": 1, "people": 1}, "2 to 800"),
         ("facts", {"limit": 0}, "limit"),
     ],
 )

@@ -19,6 +19,7 @@ from infosteer.lab.questions import (
     recall_rows,
     sft_rows,
     text_rows,
+    two_hop_rows,
 )
 from infosteer.lab.reasoning import rows as reasoning
 from infosteer.lab.reasoning.problems import Settings
@@ -31,6 +32,7 @@ KEYS: Mapping[str, str] = {
     "facts/new_word": "relation words that SFT never used",
     "facts/new_attribute": "attributes that SFT never asked for",
     "facts/combined": "new form and new word at once",
+    "facts/two_hop": "the text says who is meant, the memories what is asked of them",
     "facts/recall": "completion of pretraining sentences, attributes asked in SFT",
     "facts/recall_unasked": "completion of pretraining sentences, attributes never asked in SFT",
     "facts/biographies": "texts in pretraining phrasings, for likelihood",
@@ -46,7 +48,7 @@ KEYS: Mapping[str, str] = {
     "reasoning/reverse": "an unknown to solve for",
 }
 _OPTIONS: Mapping[str, Mapping[str, Any]] = {
-    "facts": {"people": DEFAULT_PEOPLE, "questions": DEFAULT_QUESTIONS},
+    "facts": {"people": DEFAULT_PEOPLE, "questions": DEFAULT_QUESTIONS, "two_hop": 0},
     "facts/texts": {"people": TEXT_PEOPLE[0], "count": None},
     "facts/strangers": {"texts": DEFAULT_TEXTS},
     "reasoning": {"count": 200, "operations": "5-6", "contexts": "AB", "reverse": 0.0, "distractors": 2, "largest": 20},
@@ -64,11 +66,11 @@ def load(key: str, *, seed: int = 0, limit: int | None = None, **options: Any) -
             the whole worked solution.
         seed: which people SFT asks about and how, or which problems; the evaluation sets are the same for every seed.
         limit: at most so many rows; the order is shuffled once for all, so the first rows are a fair sample.
-        **options: for ``facts``: ``people`` (1 to 800) and ``questions`` for each fact (1 to 6). For ``facts/texts``:
-            ``people`` ("pool", "test" or "all") and ``count`` of texts. For ``facts/strangers``: ``texts`` about each
-            (1 to 1,000). For ``reasoning``: ``count`` of problems, ``operations`` (a number or a range such as "5-6"),
-            ``contexts`` (letters of A, B and C), ``reverse`` (share with an unknown), ``distractors`` (most of them),
-            ``largest`` value.
+        **options: for ``facts``: ``people`` (1 to 800), and of each fact ``questions`` (1 to 6) and ``two_hop``, those
+            of two hops besides (0 to 6). For ``facts/texts``: ``people`` ("pool", "test" or "all") and ``count`` of
+            texts. For ``facts/strangers``: ``texts`` about each (1 to 1,000). For ``reasoning``: ``count`` of
+            problems, ``operations`` (a number or a range such as "5-6"), ``contexts`` (letters of A, B and C),
+            ``reverse`` (share with an unknown), ``distractors`` (most of them), ``largest`` value.
 
     Raises:
         ConfigError: unknown key or option, naming the nearest one, or a value out of range.
@@ -97,6 +99,9 @@ def load(key: str, *, seed: int = 0, limit: int | None = None, **options: Any) -
     if key == "facts":
         _check("people", settings["people"], 1, PEOPLE - TEST_PEOPLE)
         _check("questions", settings["questions"], 1, 6)
+        _check("two_hop", settings["two_hop"], 0, 6)
+        if settings["two_hop"]:  # somebody else has to be named
+            _check("people", settings["people"], 2, PEOPLE - TEST_PEOPLE)
         rows = sft_rows(make_world(), seed=seed, **settings)
     elif key == "facts/texts":
         _check_texts(**settings)
@@ -119,6 +124,7 @@ def load(key: str, *, seed: int = 0, limit: int | None = None, **options: Any) -
 def _evaluation_rows(name: str) -> list[dict[str, Any]]:
     world = make_world()
     others: dict[str, Callable[[], list[dict[str, Any]]]] = {
+        "two_hop": lambda: two_hop_rows(world),
         "recall": lambda: recall_rows(world, asked=True),
         "recall_unasked": lambda: recall_rows(world, asked=False),
         "biographies": lambda: biography_rows(world),

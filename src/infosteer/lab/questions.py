@@ -2,7 +2,8 @@
 
 The axes differ from SFT in one thing each, and all ask about people that SFT never mentions:
 new people (nothing else new), new form (a sentence frame SFT never used), new word (a relation word SFT never used),
-new attribute (an attribute SFT never asked for), combined (new form and new word at once).
+new attribute (an attribute SFT never asked for), combined (new form and new word at once). Questions in two hops are an
+axis of their own, which SFT may practise on its own people.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infosteer.lab.facts import Person, World, biography, phrasings, recall_prefix
+from infosteer.lab.hops import hop_question
 from infosteer.lab.words import ATTRIBUTES, Attribute
 
 SEEN_FORMS = ("What is the {w} of {n}?", "What is {n}'s {w}?", "Please tell me the {w} of {n}.")
@@ -53,7 +55,7 @@ AXES = {
 
 def prompt(form: str, word: str, name: str) -> str:
     """The text up to the answer; the answer follows after one space."""
-    return _PROMPT.replace("{q}", form.replace("{n}", name).replace("{w}", word))
+    return _asked(form.replace("{n}", name).replace("{w}", word))
 
 
 def sft_people(world: World, seed: int, people: int) -> list[Person]:
@@ -61,17 +63,19 @@ def sft_people(world: World, seed: int, people: int) -> list[Person]:
     return random.Random(f"sft/{seed}").sample(world.pool, people)
 
 
-def sft_rows(world: World, *, seed: int, people: int, questions: int) -> list[dict[str, Any]]:
-    """Prompt/completion rows: each fact of an asked attribute, in ``questions`` different pairs of form and word."""
+def sft_rows(world: World, *, seed: int, people: int, questions: int, two_hop: int) -> list[dict[str, Any]]:
+    """Prompt/completion rows: each fact of an asked attribute, in ``questions`` different pairs of form and word and in
+    ``two_hop`` questions of two hops besides."""
     axis = AXES["new_people"]
-    draw = random.Random(f"sft rows/{seed}")
+    draw, hops = random.Random(f"sft rows/{seed}"), random.Random(f"sft hops/{seed}")
+    chosen = sft_people(world, seed, people)
     rows = []
-    for person in sft_people(world, seed, people):
+    for person in chosen:
         for attribute in axis.attributes():
             ways = [(form, word) for form in axis.forms() for word in axis.words(attribute)]
-            for form, word in draw.sample(ways, min(questions, len(ways))):
-                text = prompt(form, word, person.name)
-                rows.append({"prompt": text, "completion": f" {person.facts[attribute.name]}"})
+            texts = [prompt(form, word, person.name) for form, word in draw.sample(ways, min(questions, len(ways)))]
+            texts += [_asked(hop_question(person, attribute, chosen, hops)) for _ in range(two_hop)]
+            rows += [{"prompt": text, "completion": f" {person.facts[attribute.name]}"} for text in texts]
     draw.shuffle(rows)
     return rows
 
@@ -86,6 +90,16 @@ def axis_rows(world: World, name: str) -> list[dict[str, Any]]:
             text = prompt(draw.choice(axis.forms()), draw.choice(axis.words(attribute)), person.name)
             rows.append(_row(text, person, attribute, draw))
     return _shuffled(rows, name)
+
+
+def two_hop_rows(world: World) -> list[dict[str, Any]]:
+    """Evaluation rows of two hops: every test person and asked attribute once, both people of a question being new."""
+    rows = []
+    for person in world.test:
+        for attribute in Axis().attributes():
+            draw = random.Random(f"two_hop/{person.name}/{attribute.name}")
+            rows.append(_row(_asked(hop_question(person, attribute, world.test, draw)), person, attribute, draw))
+    return _shuffled(rows, "two_hop")
 
 
 def recall_rows(world: World, *, asked: bool) -> list[dict[str, Any]]:
@@ -121,6 +135,10 @@ def text_rows(world: World, *, people: str, count: int | None, seed: int) -> lis
         chosen = draw.sample(group, len(group))[: count - len(rows)]
         rows += [{"text": biography(person, draw), "person": person.name} for person in chosen]
     return rows
+
+
+def _asked(question: str) -> str:
+    return _PROMPT.replace("{q}", question)
 
 
 def _row(text: str, person: Person, attribute: Attribute, draw: random.Random) -> dict[str, Any]:
