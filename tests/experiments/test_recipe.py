@@ -220,5 +220,5 @@ def test_every_shipped_recipe_is_valid(name: str) -> None:
     assert recipe.name == name
     assert recipe.description
     common = [m for m in recipe.arms[recipe.baseline].methods if all(m in arm.methods for arm in recipe.arms.values())]
-    assert list(recipe.arms[recipe.baseline].methods) == common, "shipped comparisons have an arm with nothing of its own"
+    assert list(recipe.arms[recipe.baseline].methods) == common, "the baseline has nothing of its own"
     assert plan_of(name)[0].recipe == recipe, "a sweep can be planned, too"
