@@ -41,6 +41,7 @@ AXES = {
     "new_word/exact_match": ("new word", 100, 1),
     "new_attribute/exact_match": ("new attribute", 100, 1),
     "combined/exact_match": ("form and word", 100, 1),
+    "two_hop/exact_match": ("two hops", 100, 1),
     "recall/exact_match": ("recall, asked", 100, 1),
     "recall_unasked/exact_match": ("recall, unasked", 100, 1),
     "biographies/nll": ("text loss, nats", 1, 3),

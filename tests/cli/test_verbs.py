@@ -121,6 +121,23 @@ def test_an_unexpected_error_is_short_too(infosteer: Call, monkeypatch: pytest.M
     assert "Traceback" not in err
 
 
+def test_pretraining_ends_with_where_its_model_lies_and_no_word_of_a_report(infosteer: Call, tmp_path: Path) -> None:
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    stage = {"steps": 1, "operations": [1, 1], "batch_size": 2, "learning_rate": 1e-3}
+    train = {"stage": "pretrain", "stages": [stage], "warmup_steps": 1, "decay_steps": 1}
+    recipe = {
+        "train": {**train, "test_problems": 1, "architecture": {**sizes, "num_key_value_heads": 2}},
+        "data": {"lab": "reasoning"},
+    }
+    path = tmp_path / "pretrain.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    code, out, err = infosteer("run", str(path), "--output", str(tmp_path / "out"))
+    assert code == 0, err
+    assert out.replace("\n", "").endswith(str(tmp_path / "out"))
+    assert (tmp_path / "out" / "model" / "config.json").is_file()
+    assert "report" not in out + err
+
+
 def test_run_prints_tables_and_goes_on(infosteer: Call, recipe: Path, tmp_path: Path) -> None:
     code, out, err = infosteer("run", recipe, "--output", tmp_path / "out", "train.max_steps=2")
     assert code == 0, err

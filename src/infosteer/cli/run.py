@@ -75,7 +75,8 @@ def execute(recipe: str | dict[str, Any], overrides: list[str], output: Path | N
         raise
     if main and not print_study(path, json=json):
         print_results(path, json=json)
-        write_report_of(path, json=json)
+        if (path / "results.json").is_file():  # pretraining leaves a model and nothing to report on
+            write_report_of(path, json=json)
 
 
 def print_estimate(recipe: str, overrides: list[str], *, json: bool) -> None:
