@@ -188,6 +188,17 @@ def test_validate_shows_tokens_and_loss_mask(infosteer: Call, recipe: Path) -> N
     assert [t["text"] for t in tokens if t["loss"]][-1] == "<end>"
 
 
+@pytest.mark.parametrize("name", ["lab-pretrain", "lab-gpt2-pretrain", "reasoning-pretrain"])
+def test_validate_checks_pretraining(infosteer: Call, name: str) -> None:
+    code, out, err = infosteer("validate", name)
+    assert code == 0, err
+    assert out.endswith("The recipe is valid.\n")
+    assert " stages" in out
+    code, _, err = infosteer("validate", name, "train.optimiser=muon")
+    assert code == 1
+    assert "did you mean optimizer?" in err
+
+
 def test_validate_finds_layers_that_do_not_exist(infosteer: Call, recipe: Path) -> None:
     code, _, err = infosteer("validate", recipe, "arms.lift[0].layers=[0, 9]")
     assert code == 1

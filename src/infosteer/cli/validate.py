@@ -20,8 +20,8 @@ def validate(
     from infosteer.cli.run import check_overrides
     from infosteer.experiments.figures import load_figures
     from infosteer.experiments.parts import parts_of
-    from infosteer.experiments.preview import preview, preview_parts
-    from infosteer.experiments.recipe import load_recipe, read_raw
+    from infosteer.experiments.preview import preview, preview_parts, preview_pretraining
+    from infosteer.experiments.recipe import load_recipe, prepared, pretrains, read_raw
     from infosteer.experiments.sweep.drive import plan_of
     from infosteer.experiments.sweep.forecast import describe
 
@@ -32,6 +32,8 @@ def validate(
         if parts.reproduces is not None:
             load_figures(parts.reproduces)
         facts = preview_parts(parts, rows)
+    elif pretrains(prepared(data, changes)):
+        facts = preview_pretraining(data)
     else:
         loaded = load_recipe(recipe, changes)
         plan = plan_of(recipe, overrides=changes)[0] if loaded.sweep is not None else None

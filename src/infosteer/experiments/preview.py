@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from infosteer.experiments.inputs import check_arms, training_rows
@@ -14,6 +15,7 @@ from infosteer.experiments.sections import Arm
 from infosteer.experiments.stand_in import skeleton_of, tokenizer_of, told
 from infosteer.experiments.study import check_inputs
 from infosteer.training.encode import IGNORED, Encoded, encode_rows
+from infosteer.training.pretrain_config import config_from_recipe
 from infosteer.training.settings import TrainSettings
 
 
@@ -51,6 +53,22 @@ def preview(recipe: Recipe, count: int) -> dict[str, Any]:
         "evaluation": "; ".join(f"{name}: {len(one.rows)} rows, {one.scoring}" for name, one in sets.items()),
     }
     return {"summary": summary, "rows": [_row(row, tokenizer) for row in encoded.rows[:count]]}
+
+
+def preview_pretraining(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Check a recipe of stage ``pretrain`` and describe it, as ``preview`` does; there are no rows to show.
+
+    Raises: ConfigError for a setting that pretraining does not know, or an impossible value.
+    """
+    config = config_from_recipe(data)
+    summary = {
+        "recipe": data.get("name") or "(no name)",
+        "pretrains": f"{config.family}, {', '.join(f'{key} {value}' for key, value in config.architecture.items())}",
+        "world": f"lab:{config.lab or 'facts'}",
+        "steps": f"{config.steps:,} in {len(config.stages)} stages",
+        "optimizer": config.optimizer,
+    }
+    return {"summary": summary, "rows": []}
 
 
 def preview_parts(parts: Parts, count: int) -> dict[str, Any]:

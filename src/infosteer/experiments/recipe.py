@@ -117,6 +117,12 @@ def prepared(data: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     return data
 
 
+def pretrains(data: Mapping[str, Any]) -> bool:
+    """Whether a recipe's mapping makes a base model instead of fine-tuning one."""
+    train = data.get("train")
+    return isinstance(train, Mapping) and train.get("stage") == "pretrain"
+
+
 def load_recipe(spec: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
     """A checked recipe from a file, a shipped name, or a mapping.
 

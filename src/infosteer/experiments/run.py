@@ -13,7 +13,16 @@ from infosteer.experiments.base import base_outcome
 from infosteer.experiments.bench import Bench, disk_error, failed_outcome
 from infosteer.experiments.judge import add_stored
 from infosteer.experiments.parts import parts_of
-from infosteer.experiments.recipe import BASE_ARM, BASE_SEED, Recipe, prepared, read_raw, recipe_from, resolve_path
+from infosteer.experiments.recipe import (
+    BASE_ARM,
+    BASE_SEED,
+    Recipe,
+    prepared,
+    pretrains,
+    read_raw,
+    recipe_from,
+    resolve_path,
+)
 from infosteer.experiments.reporter import Reporter
 from infosteer.experiments.results import write_results
 from infosteer.experiments.rundir import RunDir, disk_full
@@ -50,8 +59,7 @@ def run(
         parts = parts_of(data, source, folder, overrides)
         return run_parts(parts, Path(output) if output else RUNS / parts.name, reporter or Reporter())
     data = prepared(data, overrides)
-    train = data.get("train")
-    if isinstance(train, Mapping) and train.get("stage") == "pretrain":
+    if pretrains(data):
         return _pretrain(data, folder, Path(output) if output else RUNS / str(data.get("name") or "pretrain"))
     checked = recipe_from(data, source, folder)
     if checked.sweep is not None:
