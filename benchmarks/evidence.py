@@ -2,7 +2,8 @@
 
 - ``render``: rewrite the generated parts of ``docs/evidence.md`` and the figures beside every study's results.
 - ``check``: change nothing; exit with 1 where the page says something else than the results. A test does the same.
-- ``pack STUDY FOLDER``: take the results and all finished trials of a sweep's folder into ``docs/evidence/STUDY``.
+- ``pack STUDY FOLDER``: take the results and all finished trials of a sweep's folder into ``docs/evidence/STUDY``; the
+  results alone where the model lies in a folder of its own, since a trial elsewhere would be one of another model.
 - ``unpack STUDY FOLDER``: give a sweep's folder its recipe and finished trials back, so that ``infosteer sweep RECIPE
   --output FOLDER --update``, with the study's recipe, goes on from them.
 
@@ -16,13 +17,13 @@ import io
 import itertools
 import json
 import re
-import shutil
 import sys
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from evidence_descent import descent_table
 from evidence_dose import figure, mediation_table
 from evidence_where import where_table
@@ -217,7 +218,14 @@ def pack(study: str, folder: Path) -> None:
     """Results and finished trials of a sweep's folder into ``docs/evidence/STUDY``, the same bytes every time."""
     target = EVIDENCE / study
     target.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(folder / "results.json", target / "results.json")
+    results = (folder / "results.json").read_text(encoding="utf-8")
+    model = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["model"]
+    local = Path(model).is_absolute()
+    # of a path on one machine the last two parts say enough
+    short = "/".join(Path(model).parts[-2:])
+    (target / "results.json").write_text(results.replace(model, short) if local else results, encoding="utf-8")
+    if local:
+        return
     outcomes = sorted(folder.glob("trials/*/outcomes/*/*.json"))
     with tarfile.open(target / "trials.tar.xz", "w:xz", preset=9) as archive:
         for file in (folder / "recipe.yaml", *itertools.chain(*((o.parents[2] / "recipe.yaml", o) for o in outcomes))):

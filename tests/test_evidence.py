@@ -126,6 +126,20 @@ def test_a_slice_of_the_main_table_runs_and_is_carried_on(
     assert evidence.table(evidence.Study("main")).count("| protect |") == 1
 
 
+def test_of_a_model_in_a_folder_the_results_alone_are_packed(
+    evidence: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, model = tmp_path / "sweep", str(tmp_path / "runs" / "lab-gpt2" / "model")
+    folder.mkdir()
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({"model": model}))
+    (folder / "results.json").write_text(json.dumps({"settings": {"model": model}}))
+    monkeypatch.setattr(evidence, "EVIDENCE", tmp_path / "evidence")
+    evidence.pack("family", folder)
+    packed = tmp_path / "evidence" / "family"
+    assert json.loads((packed / "results.json").read_text()) == {"settings": {"model": "lab-gpt2/model"}}
+    assert [file.name for file in packed.iterdir()] == ["results.json"]
+
+
 def test_a_committed_study_goes_on_where_it_stopped(evidence: ModuleType, tmp_path: Path) -> None:
     """All its trials are found again by today's code, so that nothing is trained twice."""
     folder = tmp_path / "confirm"
