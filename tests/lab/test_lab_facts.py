@@ -196,17 +196,24 @@ def test_sft_rows() -> None:
 
 def test_two_hops_name_somebody_else_who_has_another_value() -> None:
     people = {person.name: person for person in make_world().people}
-    pattern = re.compile(
-        r"Question: The (\w+) of (\w+ \w+) is (\w+ \w+)\. What is the ([\w ]+) of (\w+ \w+)'s (\w+)\?\nAnswer:"
+    ask = r"\. What is the [\w ]+ of (?P<again>\w+ \w+)'s (?P<asked>\w+)\?\nAnswer:"
+    who = r"(?P<start>\w+ \w+)"
+    patterns = (
+        rf"Question: The (?P<link>\w+) of {who} is (?P<meant>\w+ \w+){ask}",
+        rf"Question: (?P<meant>\w+ \w+) is the (?P<link>\w+) of {who}{ask}",
     )
     test = {person.name for person in make_world().test}
     rows = load("facts/two_hop")
     assert len(rows) == len({(row["person"], row["attribute"]) for row in rows}) == len(test) * 5
+    forms = Counter()
     for row in rows:
-        link, start, meant, _, again, asked = pattern.fullmatch(row["prompt"]).groups()
-        assert (link, start, meant) == (asked, again, row["person"])
-        assert {start, meant} <= test
-        assert people[start].facts[row["attribute"]] != row["answer"] == people[meant].facts[row["attribute"]]
+        (form, found), = ((i, m) for i, p in enumerate(patterns) if (m := re.fullmatch(p, row["prompt"])))
+        forms[form] += 1
+        assert (found["start"], found["link"], row["person"]) == (found["again"], found["asked"], found["meant"])
+        assert {found["start"], found["meant"]} <= test
+        assert people[found["start"]].facts[row["attribute"]] != row["answer"]
+        assert people[found["meant"]].facts[row["attribute"]] == row["answer"]
+    assert min(forms.values()) > 400, "who is meant is named first as often as last"
 
 
 def test_practice_in_two_hops_comes_on_top() -> None:
@@ -214,9 +221,9 @@ def test_practice_in_two_hops_comes_on_top() -> None:
     key = itemgetter("prompt")
     hops = [row for row in both if ". What" in row["prompt"]]
     assert sorted((row for row in both if row not in hops), key=key) == sorted(plain, key=key)
-    assert len(hops) == 7 * 5 * 3
+    assert len({row["prompt"] for row in hops}) == len(hops) == 7 * 5 * 3
     pool = {person.name for person in make_world().pool}
-    named = {name for row in hops for name in re.findall(r"[A-Z]\w+ [A-Z]\w+(?= is|'s|\.)", row["prompt"])}
+    named = {p.name for p in make_world().people if any(p.name in row["prompt"] for row in hops)}
     assert named <= pool
     assert len(named) == 7
 
@@ -249,7 +256,7 @@ def test_loading_a_set_leaves_the_global_random_state_alone() -> None:
         ("facts", {"questions": 7}, "1 to 6"),
         ("facts", {"questions": 1.5}, "whole number"),
         ("facts", {"two_hop": 7}, "0 to 6"),
-        ("facts", {"two_hop": 1, "people": 1}, "2 to 800"),
+        ("facts", {"two_hop": 1, "people": 1}, "2 to 800 where two_hop is above 0"),
         ("facts", {"limit": 0}, "limit"),
     ],
 )

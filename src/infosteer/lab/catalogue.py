@@ -100,8 +100,13 @@ def load(key: str, *, seed: int = 0, limit: int | None = None, **options: Any) -
         _check("people", settings["people"], 1, PEOPLE - TEST_PEOPLE)
         _check("questions", settings["questions"], 1, 6)
         _check("two_hop", settings["two_hop"], 0, 6)
-        if settings["two_hop"]:  # somebody else has to be named
-            _check("people", settings["people"], 2, PEOPLE - TEST_PEOPLE)
+        if settings["two_hop"] and settings["people"] < 2:
+            raise ConfigError(
+                "A question in two hops names two people.",
+                where="people",
+                got=settings["people"],
+                expected=f"2 to {PEOPLE - TEST_PEOPLE} where two_hop is above 0",
+            )
         rows = sft_rows(make_world(), seed=seed, **settings)
     elif key == "facts/texts":
         _check_texts(**settings)

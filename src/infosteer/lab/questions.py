@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infosteer.lab.facts import Person, World, biography, phrasings, recall_prefix
-from infosteer.lab.hops import hop_question
+from infosteer.lab.hops import hop_questions
 from infosteer.lab.words import ATTRIBUTES, Attribute
 
 SEEN_FORMS = ("What is the {w} of {n}?", "What is {n}'s {w}?", "Please tell me the {w} of {n}.")
@@ -74,7 +74,9 @@ def sft_rows(world: World, *, seed: int, people: int, questions: int, two_hop: i
         for attribute in axis.attributes():
             ways = [(form, word) for form in axis.forms() for word in axis.words(attribute)]
             texts = [prompt(form, word, person.name) for form, word in draw.sample(ways, min(questions, len(ways)))]
-            texts += [_asked(hop_question(person, attribute, chosen, hops)) for _ in range(two_hop)]
+            texts += map(
+                _asked, hop_questions(person, attribute.name, axis.words(attribute), chosen, two_hop, hops)
+            )
             rows += [{"prompt": text, "completion": f" {person.facts[attribute.name]}"} for text in texts]
     draw.shuffle(rows)
     return rows
@@ -94,11 +96,12 @@ def axis_rows(world: World, name: str) -> list[dict[str, Any]]:
 
 def two_hop_rows(world: World) -> list[dict[str, Any]]:
     """Evaluation rows of two hops: every test person and asked attribute once, both people of a question being new."""
-    rows = []
+    axis, rows = Axis(), []
     for person in world.test:
-        for attribute in Axis().attributes():
+        for attribute in axis.attributes():
             draw = random.Random(f"two_hop/{person.name}/{attribute.name}")
-            rows.append(_row(_asked(hop_question(person, attribute, world.test, draw)), person, attribute, draw))
+            (text,) = hop_questions(person, attribute.name, axis.words(attribute), world.test, 1, draw)
+            rows.append(_row(_asked(text), person, attribute, draw))
     return _shuffled(rows, "two_hop")
 
 
