@@ -218,21 +218,32 @@ def pack(study: str, folder: Path) -> None:
     """Results and finished trials of a sweep's folder into ``docs/evidence/STUDY``, the same bytes every time."""
     target = EVIDENCE / study
     target.mkdir(parents=True, exist_ok=True)
-    results = (folder / "results.json").read_text(encoding="utf-8")
+    archived = target / "trials.tar.xz"
+    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     model = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))["model"]
     local = Path(model).is_absolute()
     # of a path on one machine the last two parts say enough
-    short = "/".join(Path(model).parts[-2:])
-    (target / "results.json").write_text(results.replace(model, short) if local else results, encoding="utf-8")
+    kept = _with(results, model, "/".join(Path(model).parts[-2:])) if local else results
+    (target / "results.json").write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
     if local:
+        archived.unlink(missing_ok=True)
         return
     outcomes = sorted(folder.glob("trials/*/outcomes/*/*.json"))
-    with tarfile.open(target / "trials.tar.xz", "w:xz", preset=9) as archive:
+    with tarfile.open(archived, "w:xz", preset=9) as archive:
         for file in (folder / "recipe.yaml", *itertools.chain(*((o.parents[2] / "recipe.yaml", o) for o in outcomes))):
             info = tarfile.TarInfo(str(file.relative_to(folder)))
             data = file.read_bytes()
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
+
+
+def _with(value: Any, old: str, new: str) -> Any:
+    """The same with another text in the place of one, wherever it stands."""
+    if isinstance(value, dict):
+        return {key: _with(inner, old, new) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_with(inner, old, new) for inner in value]
+    return value.replace(old, new) if isinstance(value, str) else value
 
 
 def unpack(study: str, folder: Path) -> None:

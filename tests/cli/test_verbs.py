@@ -136,6 +136,12 @@ def test_pretraining_ends_with_where_its_model_lies_and_no_word_of_a_report(info
     assert out.replace("\n", "").endswith(str(tmp_path / "out"))
     assert (tmp_path / "out" / "model" / "config.json").is_file()
     assert "report" not in out + err
+    code, out, err = infosteer("run", str(path), "--output", str(tmp_path / "json"), "--json")
+    assert (code, json.loads(out)) == (0, {"folder": str(tmp_path / "json")}), err
+    (tmp_path / "out" / "results.json").write_text("{}")
+    code, _, err = infosteer("run", str(path), "--output", str(tmp_path / "out"))
+    assert code == 1
+    assert "trained arms" in err
 
 
 def test_run_prints_tables_and_goes_on(infosteer: Call, recipe: Path, tmp_path: Path) -> None:
@@ -194,9 +200,41 @@ def test_validate_checks_pretraining(infosteer: Call, name: str) -> None:
     assert code == 0, err
     assert out.endswith("The recipe is valid.\n")
     assert " stages" in out
-    code, _, err = infosteer("validate", name, "train.optimiser=muon")
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ("train.optimiser=muon", "did you mean optimizer?"),
+        ("nonsense=1", "nonsense"),
+        ("data=3", "data"),
+        ("data.lab=[1]", "data.lab"),
+        ("train.stages=5", "train.stages"),
+        ("train.stages=[1]", "train.stages[0]"),
+        ("train.stages=[]", "train.stages"),
+        ("train.stages[0].steps=1.5", "train.stages[0].steps"),
+        ("train.stages[0].learning_rate=fast", "train.stages[0].learning_rate"),
+        ("train.warmup_steps=abc", "train.warmup_steps"),
+        ("train.decay_steps=true", "train.decay_steps"),
+        ("train.bf16=1", "train.bf16"),
+        ("train.architecture=3", "train.architecture"),
+        ("train.architecture.hidden_sise=3", "hidden_sise"),
+        ("train.architecture.n_head=7", "train.architecture"),
+        ("data.general_files=[1]", "data.general_files[0]"),
+    ],
+)
+def test_validate_refuses_what_pretraining_would(infosteer: Call, change: str, named: str) -> None:
+    code, _, err = infosteer("validate", "lab-gpt2-pretrain", change)
     assert code == 1
-    assert "did you mean optimizer?" in err
+    assert named in err
+    assert "Unexpected" not in err
+
+
+@pytest.mark.parametrize("flag", ["--estimate", "--dry-run"])
+def test_a_pretraining_has_no_arms_to_estimate_or_try(infosteer: Call, flag: str) -> None:
+    code, _, err = infosteer("run", "lab-pretrain", flag)
+    assert code == 1
+    assert "fine-tuning alone" in err
 
 
 def test_validate_finds_layers_that_do_not_exist(infosteer: Call, recipe: Path) -> None:

@@ -207,7 +207,7 @@ def test_two_hops_name_somebody_else_who_has_another_value() -> None:
     assert len(rows) == len({(row["person"], row["attribute"]) for row in rows}) == len(test) * 5
     forms = Counter()
     for row in rows:
-        (form, found), = ((i, m) for i, p in enumerate(patterns) if (m := re.fullmatch(p, row["prompt"])))
+        ((form, found),) = ((i, m) for i, p in enumerate(patterns) if (m := re.fullmatch(p, row["prompt"])))
         forms[form] += 1
         assert (found["start"], found["link"], row["person"]) == (found["again"], found["asked"], found["meant"])
         assert {found["start"], found["meant"]} <= test

@@ -147,7 +147,10 @@ def print_results(path: Path, *, json: bool) -> None:
 
     file = path / "results.json"
     if not file.is_file():
-        typer.echo(str(path))
+        if json:
+            print_json({"folder": str(path)})
+        else:
+            typer.echo(str(path))
         return
     results = read_results(file)
     if json:

@@ -60,7 +60,13 @@ def preview_pretraining(data: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises: ConfigError for a setting that pretraining does not know, or an impossible value.
     """
+    import torch
+
+    from infosteer.training.pretrain import make_model
+
     config = config_from_recipe(data)
+    with torch.device("meta"):
+        make_model(config, 2, 0, 1)
     summary = {
         "recipe": data.get("name") or "(no name)",
         "pretrains": f"{config.family}, {', '.join(f'{key} {value}' for key, value in config.architecture.items())}",

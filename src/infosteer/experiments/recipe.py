@@ -140,6 +140,13 @@ def recipe_from(data: Mapping[str, Any], source: Source, folder: Path) -> Recipe
             where=source.at(("parts",)),
             fix="`infosteer run` and `infosteer validate` take it as a whole; name one value of each part to have one",
         )
+    if pretrains(data):
+        raise ConfigError(
+            "This recipe makes a base model; here is place for fine-tuning alone.",
+            where=source.at(("train", "stage")),
+            got="pretrain",
+            fix="`infosteer run` makes the model, `infosteer validate` checks the recipe",
+        )
     arms = data.get("arms")
     if isinstance(arms, Mapping):
         data["arms"] = {name: [] if methods is None else methods for name, methods in arms.items()}

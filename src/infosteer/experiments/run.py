@@ -176,6 +176,8 @@ class Run:
 def _pretrain(data: dict[str, Any], folder: Path, path: Path) -> Path:
     from infosteer.training.pretrain import run_pretrain
 
+    if (path / "results.json").is_file():
+        raise RunError("This folder holds a run that trained arms.", where=path, fix="give another one with --output")
     section = data.get("data")
     if isinstance(section, dict) and isinstance(section.get("general_text"), str):
         section["general_text"] = resolve_path(section["general_text"], folder)

@@ -22,8 +22,8 @@ FORMS = (
 def hop_questions(
     person: Person, attribute: str, words: Sequence[str], others: Sequence[Person], count: int, draw: random.Random
 ) -> list[str]:
-    """So many different questions about an attribute of ``person``, each by one of ``words`` and from one of ``others``;
-    fewer where there are no more."""
+    """So many different questions about an attribute of ``person``, each by one of ``words`` and with one of
+    ``others``, or fewer where there are no more."""
     if not count:
         return []
     rest = [other for other in others if other is not person]

@@ -74,9 +74,7 @@ def sft_rows(world: World, *, seed: int, people: int, questions: int, two_hop: i
         for attribute in axis.attributes():
             ways = [(form, word) for form in axis.forms() for word in axis.words(attribute)]
             texts = [prompt(form, word, person.name) for form, word in draw.sample(ways, min(questions, len(ways)))]
-            texts += map(
-                _asked, hop_questions(person, attribute.name, axis.words(attribute), chosen, two_hop, hops)
-            )
+            texts += map(_asked, hop_questions(person, attribute.name, axis.words(attribute), chosen, two_hop, hops))
             rows += [{"prompt": text, "completion": f" {person.facts[attribute.name]}"} for text in texts]
     draw.shuffle(rows)
     return rows

@@ -65,34 +65,13 @@ class _Run:
     """State of one pretraining: corpus, model, optimizer and clocks."""
 
     def __init__(self, config: PretrainConfig, output_dir: Path) -> None:
-        from transformers import AutoConfig, AutoModelForCausalLM
-
         self.config, self.output_dir, self.checkpoint = config, output_dir, output_dir / "checkpoint"
         self.started, self.cpu_started = time.perf_counter(), time.process_time()
         self.wall_before = self.cpu_before = 0.0
         self.corpus = make_corpus(config, self.checkpoint)
-        shape = dict[str, Any](config.architecture)
-        known = AutoConfig.for_model(config.family).to_dict().keys()
-        if unknown := sorted(set(shape) - known):  # transformers would keep them as attributes that nothing reads
-            raise ConfigError(
-                f"The family {config.family} has no such setting.", where="train.architecture", got=", ".join(unknown)
-            )
-        self.model: Any  # transformers types its own classes too loosely to check calls on them
         torch.manual_seed(config.seed)
         end, pad = self.corpus.tokenizer.eos_token_id, self.corpus.tokenizer.pad_token_id
-        self.model = AutoModelForCausalLM.from_config(
-            AutoConfig.for_model(
-                config.family,
-                vocab_size=self.corpus.vocabulary,
-                max_position_embeddings=config.context,
-                tie_word_embeddings=True,
-                bos_token_id=end,
-                eos_token_id=end,
-                pad_token_id=pad,
-                **shape,
-            ),
-            dtype=torch.float32,
-        )
+        self.model: Any = make_model(config, self.corpus.vocabulary, end, pad)  # typed too loosely to check calls on it
         self.optimizers = make_optimizers(self.model, config)
         self.step, self.losses = 0, dict[str, float]()
         logger.info("pretraining: %.2fM parameters", sum(p.numel() for p in self.model.parameters()) / 1e6)
@@ -222,6 +201,38 @@ class _Run:
         self.corpus.resume(self.step, state)
         self.wall_before, self.cpu_before = state["wall"], state["cpu"]
         logger.info("resumed at step %d", self.step)
+
+
+def make_model(config: PretrainConfig, vocabulary: int, end: int, pad: int) -> PreTrainedModel:
+    """A model of random weights in fp32, with so many tokens, ``end`` and ``pad`` among them.
+
+    Raises: ConfigError for an architecture that its family does not know, or that cannot be built.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    known = AutoConfig.for_model(config.family).to_dict().keys()
+    if unknown := sorted(set(config.architecture) - known):  # transformers would keep them as what nothing reads
+        raise ConfigError(
+            f"The family {config.family} has no such setting.", where="train.architecture", got=", ".join(unknown)
+        )
+    given: dict[str, Any] = {
+        "vocab_size": vocabulary,
+        "max_position_embeddings": config.context,
+        "tie_word_embeddings": True,
+        "bos_token_id": end,
+        "eos_token_id": end,
+        "pad_token_id": pad,
+        **config.architecture,
+    }
+    try:
+        made: PreTrainedModel = AutoModelForCausalLM.from_config(
+            AutoConfig.for_model(config.family, **given), dtype=torch.float32
+        )
+    except (ValueError, TypeError, RuntimeError, ZeroDivisionError, AttributeError) as error:
+        raise ConfigError(
+            "No model can be built like that.", where="train.architecture", got=f"{type(error).__name__}: {error}"
+        ) from error
+    return made
 
 
 def make_optimizers(model: PreTrainedModel, config: PretrainConfig) -> list[torch.optim.Optimizer]:

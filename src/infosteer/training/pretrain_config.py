@@ -5,14 +5,25 @@ from __future__ import annotations
 import abc
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from types import UnionType
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
+from infosteer.core.config import check_keys
 from infosteer.errors import ConfigError
 from infosteer.lab.facts import PEOPLE, WORLD_SEED
 from infosteer.lab.reasoning import Settings
 from infosteer.lab.tokenizer import VOCABULARY
 
+_KINDS: Mapping[Any, tuple[Any, str]] = {  # a field's type -> what recipes may give for it, in Python and in words
+    bool: (bool, "true or false"),
+    int: (int, "a whole number"),
+    float: (int | float, "a number"),
+    str: (str, "text"),
+    tuple: (list | tuple, "a list"),
+    Mapping: (Mapping, "a mapping"),
+    type(None): (type(None), "null"),
+}
 FAMILIES = ("llama", "gemma", "qwen2", "gpt2")
 
 
@@ -67,6 +78,10 @@ class PretrainConfig(abc.ABC):
                     got=", ".join(stage),
                     expected=", ".join(self.STAGE),
                 )
+            for name in self.STAGE:
+                if name != "operations":
+                    whole = name not in ("learning_rate", "lab_share")
+                    _check_kind(int if whole else float, stage[name], f"{where}.{name}")
             if min(stage["steps"], stage["batch_size"]) < 1:
                 raise ConfigError("A stage's steps and batch_size are at least 1.", where=where, got=dict(stage))
             if not 0 < stage["learning_rate"] < float("inf"):
@@ -182,13 +197,13 @@ class ReasoningConfig(PretrainConfig):
     stages: tuple[Mapping[str, Any], ...] = (
         {"steps": 250, "operations": [1, 1], "batch_size": 32, "learning_rate": 4e-3},
         {"steps": 50, "operations": [1, 2], "batch_size": 32, "learning_rate": 4e-3},
-        {"steps": 1300, "operations": [1, 4], "batch_size": 32, "learning_rate": 4e-3},
+        {"steps": 5700, "operations": [1, 4], "batch_size": 32, "learning_rate": 4e-3},
     )
     context_length: int = 512
     optimizer: str = "muon"
     weight_decay: float = 0.01
     warmup_steps: int = 50
-    decay_steps: int = 700
+    decay_steps: int = 2500
     contexts: str = "AB"
     rare_context: str = "C"
     rare_share: float = 0.03
@@ -245,11 +260,14 @@ def config_from_recipe(recipe: Mapping[str, Any]) -> PretrainConfig:
 
     Raises: ConfigError for an unknown key, naming the nearest, or an impossible value.
     """
+    check_keys(recipe, ("name", "description", "train", "data"), "a recipe of stage pretrain")
+    for section in ("train", "data"):
+        _check_kind(Mapping[str, Any] | None, recipe.get(section), section)
     lab = (recipe.get("data") or {}).get("lab", "facts")
-    if lab not in _LABS:
+    if not isinstance(lab, str) or lab not in _LABS:
         raise ConfigError("Unknown world.", where="data.lab", got=lab, expected=" or ".join(_LABS))
     settings: dict[str, Any] = {}
-    known = {f.name for f in fields(_LABS[lab])}
+    known = {name: hint for name, hint in get_type_hints(_LABS[lab]).items() if get_origin(hint) is not ClassVar}
     for section in ("train", "data"):
         for key, value in (recipe.get(section) or {}).items():
             if section == "train" and key in ("stage", "output_dir"):
@@ -263,5 +281,21 @@ def config_from_recipe(recipe: Mapping[str, Any]) -> PretrainConfig:
                     expected=", ".join(sorted(known)),
                     fix=f"did you mean {near[0]}?" if near else None,
                 )
+            _check_kind(known[key], value, f"{section}.{key}")
             settings[key] = tuple(value) if isinstance(value, list) else value
     return _LABS[lab](**settings)
+
+
+def _check_kind(hint: Any, value: object, where: str) -> None:
+    """Refuses a value of another kind than a field's type, and of its items where they are all of one type."""
+    found = []
+    for option in get_args(hint) if get_origin(hint) is UnionType else (hint,):
+        kind = get_origin(option) or option
+        accepted, words = _KINDS[kind]
+        if isinstance(value, accepted) and (kind is bool or not isinstance(value, bool)):
+            if kind is tuple:
+                for number, item in enumerate(value):  # type: ignore[arg-type]  # a list or tuple
+                    _check_kind(get_args(option)[0], item, f"{where}[{number}]")
+            return
+        found.append(words)
+    raise ConfigError("This setting is of another kind.", where=where, got=repr(value), expected=" or ".join(found))

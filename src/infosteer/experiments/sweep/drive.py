@@ -10,7 +10,7 @@ from typing import Any
 
 from infosteer.errors import ConfigError, RunError
 from infosteer.experiments.bench import Bench
-from infosteer.experiments.recipe import BASE_ARM, pretrains, read_raw, recipe_from
+from infosteer.experiments.recipe import BASE_ARM, read_raw, recipe_from
 from infosteer.experiments.reporter import Reporter
 from infosteer.experiments.run import RUNS
 from infosteer.experiments.schema import to_plain
@@ -73,8 +73,6 @@ def plan_of(
 ) -> tuple[Plan, Path]:
     """The checked plan of a recipe, and its folder."""
     data, source, folder = read_raw(recipe, overrides)
-    if pretrains(data):
-        raise ConfigError("Only fine-tuning can be swept.", where=source.at(("train", "stage")), got="pretrain")
     checked = recipe_from(data, source, folder)
     return Plan(checked, source, folder), Path(output) if output else RUNS / (checked.name or "sweep")
 
